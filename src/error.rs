@@ -1,0 +1,193 @@
+//! Every error this library raises: SQLSTATE, a message that names the object, DETAIL, and a HINT with the SQL to type.
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::PgLogLevel;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// A trigger function was called by something other than a trigger.
+    NotATrigger { function: &'static str },
+    /// A trigger function was called by a trigger of the wrong kind.
+    WrongTriggerKind { function: &'static str, expected: &'static str },
+    /// A capture trigger fired on a table that has no capture policy.
+    NotUnderCapture { table: String },
+    /// A table whose history was asked for has none.
+    NoHistory { table: String },
+    /// A recorded key column no longer exists.
+    KeyColumnGone { table: String, column: String },
+    /// A key given by a caller does not fit the table's key columns.
+    WrongKey { table: String, columns: Vec<String>, detail: String },
+    /// A key column of a row holds NULL.
+    NullKey { table: String, column: String },
+    /// A row image exceeds what jsonb can hold.
+    ImageTooLarge { table: String },
+    /// TRUNCATE of a table whose policy forbids it.
+    TruncateBlocked { table: String },
+    /// The caller does not own the table.
+    NotOwner { table: String },
+    /// One of our own tables is not as this version of the library made it.
+    StorageChanged { relation: String, detail: String },
+    /// One of our own tables or sequences does not exist.
+    StorageMissing { relation: String },
+    /// A row was passed whose type is not a table's.
+    NotATableRow { function: &'static str },
+}
+
+impl Error {
+    fn code(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode::*;
+        match self {
+            Error::NotATrigger { .. } | Error::WrongTriggerKind { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            Error::NotUnderCapture { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::NoHistory { .. } => ERRCODE_UNDEFINED_OBJECT,
+            Error::KeyColumnGone { .. } => ERRCODE_UNDEFINED_COLUMN,
+            Error::WrongKey { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
+            Error::NullKey { .. } => ERRCODE_NOT_NULL_VIOLATION,
+            Error::ImageTooLarge { .. } => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Error::TruncateBlocked { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::NotOwner { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::StorageChanged { .. } | Error::StorageMissing { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::NotATableRow { .. } => ERRCODE_DATATYPE_MISMATCH,
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Error::NotATrigger { function } => {
+                format!("function threadline.{function}() was not called by a trigger")
+            }
+            Error::WrongTriggerKind { function, expected } => {
+                format!("function threadline.{function}() must be called {expected}")
+            }
+            Error::NotUnderCapture { table } => format!("table {table} is not under capture"),
+            Error::NoHistory { table } => format!("table {table} has never been under capture"),
+            Error::KeyColumnGone { table, column } => {
+                format!("key column \"{column}\" of captured table {table} no longer exists")
+            }
+            Error::WrongKey { table, .. } => format!("wrong row key for table {table}"),
+            Error::NullKey { table, column } => {
+                format!("key column \"{column}\" of captured table {table} is NULL")
+            }
+            Error::ImageTooLarge { table } => {
+                format!("a row of table {table} is too large to be recorded")
+            }
+            Error::TruncateBlocked { table } => {
+                format!("TRUNCATE of captured table {table} is blocked by its capture policy")
+            }
+            Error::NotOwner { table } => format!("must be owner of table {table}"),
+            Error::StorageChanged { relation, .. } => {
+                format!("threadline.{relation} is not as this version of threadline_forensics made it")
+            }
+            Error::StorageMissing { relation } => {
+                format!("threadline.{relation} does not exist, so the change cannot be recorded")
+            }
+            Error::NotATableRow { function } => {
+                format!("function threadline.{function}() takes a row of a table under capture")
+            }
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Error::NotUnderCapture { .. } => {
+                Some("One of its triggers calls threadline, but no capture policy names it.".into())
+            }
+            Error::KeyColumnGone { .. } | Error::NullKey { .. } => {
+                Some("Without its key the row's changes could not be told apart from another row's.".into())
+            }
+            Error::WrongKey { detail, .. } | Error::StorageChanged { detail, .. } => Some(detail.clone()),
+            Error::ImageTooLarge { .. } => Some("The row's image would exceed 256 MB, the limit of jsonb.".into()),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::NotATrigger { .. } | Error::WrongTriggerKind { .. } => {
+                Some("Triggers are made by SELECT threadline.audit_enable('schema.table');".into())
+            }
+            Error::NotUnderCapture { table } => Some(format!(
+                "Put it under capture: SELECT threadline.audit_enable({t}); or drop the triggers whose names start with threadline_.",
+                t = literal(table)
+            )),
+            Error::NoHistory { table } => {
+                Some(format!("Put it under capture: SELECT threadline.audit_enable({});", literal(table)))
+            }
+            Error::KeyColumnGone { table, .. } | Error::NullKey { table, .. } => Some(format!(
+                "Stop capture and start it with the new key: SELECT threadline.audit_disable({t}); SELECT threadline.audit_enable({t});",
+                t = literal(table)
+            )),
+            Error::WrongKey { table, columns, .. } => Some(match columns.as_slice() {
+                [one] => format!("The key of {table} is \"{one}\": give its value, or '{{\"{one}\": …}}'."),
+                many => {
+                    let fields: Vec<String> = many.iter().map(|c| format!("\"{c}\": …")).collect();
+                    format!("The key of {table} is: '{{{}}}'.", fields.join(", "))
+                }
+            }),
+            Error::ImageTooLarge { table } => Some(format!(
+                "Exclude the large column: SELECT threadline.audit_enable({}, exclude => '{{column}}');",
+                literal(table)
+            )),
+            Error::TruncateBlocked { table } => Some(format!(
+                "Use DELETE, or let TRUNCATE be recorded: SELECT threadline.audit_enable({}, options => '{{\"truncate\": \"capture\"}}');",
+                literal(table)
+            )),
+            Error::NotOwner { table } => Some(format!("Ask the owner, or: ALTER TABLE {table} OWNER TO CURRENT_USER;")),
+            Error::StorageChanged { .. } => Some("ALTER EXTENSION threadline_forensics UPDATE;".into()),
+            Error::StorageMissing { .. } => {
+                Some("DROP EXTENSION threadline_forensics CASCADE; CREATE EXTENSION threadline_forensics;".into())
+            }
+            Error::NotATableRow { function } => Some(format!("SELECT threadline.{function}(t) FROM orders t;")),
+        }
+    }
+
+    /// Ends the statement with this error.
+    pub fn raise(self) -> ! {
+        let mut report = ErrorReport::new(self.code(), self.message(), "threadline_forensics");
+        if let Some(detail) = self.detail() {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = self.hint() {
+            report = report.set_hint(hint);
+        }
+        report.report(PgLogLevel::ERROR);
+        unreachable!("ERROR does not return")
+    }
+}
+
+fn literal(name: &str) -> String {
+    format!("'{}'", name.replace('\'', "''"))
+}
+
+/// Unwraps a result of ours, or ends the statement with its error.
+pub trait OrRaise<T> {
+    fn or_raise(self) -> T;
+}
+
+impl<T> OrRaise<T> for Result<T, Error> {
+    fn or_raise(self) -> T {
+        self.unwrap_or_else(|error| error.raise())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_quote_the_table_as_a_literal() {
+        let hint = Error::NoHistory { table: "public.\"o'brien\"".into() }.hint().unwrap();
+        assert!(hint.contains("'public.\"o''brien\"'"), "{hint}");
+    }
+
+    #[test]
+    fn wrong_key_lists_every_column() {
+        let error = Error::WrongKey {
+            table: "lines".into(),
+            columns: vec!["order_id".into(), "line_no".into()],
+            detail: String::new(),
+        };
+        assert_eq!(error.hint().unwrap(), "The key of lines is: '{\"order_id\": …, \"line_no\": …}'.");
+    }
+}

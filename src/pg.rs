@@ -1,0 +1,17 @@
+//! The server, behind safe faces. All `unsafe` of the library lives here; nothing here knows of capture.
+
+pub mod canonical;
+pub mod compat;
+pub mod datum;
+pub mod direct_insert;
+pub mod ffi;
+pub mod function;
+pub mod memory;
+pub mod relation;
+pub mod scan;
+pub mod settings;
+pub mod spi;
+pub mod trigger;
+pub mod types;
+pub mod user;
+pub mod xact;

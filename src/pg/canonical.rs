@@ -1,0 +1,144 @@
+//! Values through the server's own `to_jsonb`, spelt the same whatever the session has set.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pgrx::pg_sys;
+
+use super::datum::Value;
+use super::ffi;
+
+/// The output settings that are plain variables of the server, at their canonical values until dropped:
+/// TimeZone UTC, DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1.
+/// Assigning them is what makes this affordable per row; setting them through SET costs microseconds each.
+struct PlainSettings {
+    date_style: i32,
+    interval_style: i32,
+    bytea_output: i32,
+    extra_float_digits: i32,
+    timezone: *mut pg_sys::pg_tz,
+}
+
+impl PlainSettings {
+    fn enter() -> PlainSettings {
+        // SAFETY: plain variables of this single-threaded backend; pg_tzset caches and never frees a zone.
+        unsafe {
+            let saved = PlainSettings {
+                date_style: pg_sys::DateStyle,
+                interval_style: pg_sys::IntervalStyle,
+                bytea_output: ffi::bytea_output,
+                extra_float_digits: pg_sys::extra_float_digits,
+                timezone: pg_sys::session_timezone,
+            };
+            let utc = pg_sys::pg_tzset(c"UTC".as_ptr());
+            pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
+            pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
+            ffi::bytea_output = 1; // BYTEA_OUTPUT_HEX
+            pg_sys::extra_float_digits = 1;
+            if !utc.is_null() {
+                pg_sys::session_timezone = utc;
+            }
+            saved
+        }
+    }
+}
+
+impl Drop for PlainSettings {
+    fn drop(&mut self) {
+        // SAFETY: gives back what was there; assignments only, so harmless while an error unwinds.
+        unsafe {
+            pg_sys::DateStyle = self.date_style;
+            pg_sys::IntervalStyle = self.interval_style;
+            ffi::bytea_output = self.bytea_output;
+            pg_sys::extra_float_digits = self.extra_float_digits;
+            pg_sys::session_timezone = self.timezone;
+        }
+    }
+}
+
+/// Runs `work` with canonical output settings; `all` also sets lc_monetary and search_path, which
+/// have no plain variable, through the settings machinery. An error unwinds both: the variables by
+/// the guard, the settings by the abort of the (sub)transaction.
+pub fn with_canonical_settings<R>(all: bool, work: impl FnOnce() -> R) -> R {
+    let _plain = PlainSettings::enter();
+    if !all {
+        return work();
+    }
+    // SAFETY: a nested level of settings is opened and closed again in the same call.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set_locally(c"lc_monetary", c"C");
+    set_locally(c"search_path", c"pg_catalog");
+    let result = work();
+    // SAFETY: closes the level opened above, and with it the two settings.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    result
+}
+
+fn set_locally(name: &core::ffi::CStr, value: &core::ffi::CStr) {
+    // SAFETY: both strings are NUL-terminated; GUC_ACTION_SAVE ties the value to the open nest level.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// The server's `to_jsonb` prepared for one type.
+#[derive(Clone, Copy)]
+pub struct ToJsonb {
+    function: *mut pg_sys::FmgrInfo,
+}
+
+thread_local! {
+    /// One a type and session: plans come and go, these stay.
+    static PREPARED: RefCell<HashMap<pg_sys::Oid, ToJsonb>> = RefCell::new(HashMap::new());
+}
+
+impl ToJsonb {
+    pub fn for_type(type_oid: pg_sys::Oid) -> ToJsonb {
+        if let Some(prepared) = PREPARED.with_borrow(|all| all.get(&type_oid).copied()) {
+            return prepared;
+        }
+        let prepared = ToJsonb::prepare(type_oid);
+        PREPARED.with_borrow_mut(|all| all.insert(type_oid, prepared));
+        prepared
+    }
+
+    fn prepare(type_oid: pg_sys::Oid) -> ToJsonb {
+        super::memory::in_session_context(|| {
+            // SAFETY: to_jsonb(anyelement) learns its argument's type from the call expression, for which
+            // a constant of the type will do; both are allocated in a context that is never reset.
+            let function = unsafe {
+                let function: *mut pg_sys::FmgrInfo = pg_sys::palloc0(core::mem::size_of::<pg_sys::FmgrInfo>()).cast();
+                let oid = pg_sys::Oid::from(pg_sys::F_TO_JSONB);
+                pg_sys::fmgr_info_cxt(oid, function, pg_sys::TopMemoryContext);
+                let argument = pg_sys::makeNullConst(type_oid, -1, pg_sys::InvalidOid);
+                let call = pg_sys::makeFuncExpr(
+                    oid,
+                    pg_sys::JSONBOID,
+                    pg_sys::lappend(core::ptr::null_mut(), argument.cast()),
+                    pg_sys::InvalidOid,
+                    pg_sys::InvalidOid,
+                    pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+                );
+                (*function).fn_expr = call.cast();
+                function
+            };
+            ToJsonb { function }
+        })
+    }
+
+    /// The root container of the jsonb form of `value`, in the current memory context.
+    pub fn root_container<'row>(&self, value: Value) -> &'row [u8] {
+        // SAFETY: to_jsonb is strict and never returns NULL for a non-NULL value.
+        let json = unsafe { pg_sys::FunctionCall1Coll(self.function, pg_sys::InvalidOid, value.datum()) };
+        Value::new(json).payload()
+    }
+}

@@ -1,0 +1,73 @@
+//! Everything that differs between server versions.
+
+use pgrx::pg_sys;
+
+/// Enters one tuple, already in the table, into all the table's indexes.
+///
+/// # Safety
+/// `relation_info` has its indexes open; `slot` holds the tuple and its TID; `estate` is live.
+pub unsafe fn insert_index_tuples(
+    relation_info: *mut pg_sys::ResultRelInfo,
+    slot: *mut pg_sys::TupleTableSlot,
+    estate: *mut pg_sys::EState,
+) {
+    let mut conflict = false;
+    // SAFETY: the caller's promises are those of ExecInsertIndexTuples; no arbiter indexes are asked for.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pg_sys::ExecInsertIndexTuples(relation_info, slot, estate, false, false, &mut conflict, core::ptr::null_mut());
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        pg_sys::ExecInsertIndexTuples(
+            relation_info,
+            slot,
+            estate,
+            false,
+            false,
+            &mut conflict,
+            core::ptr::null_mut(),
+            false,
+        );
+    }
+}
+
+/// Whether `role` owns the relation (or is a superuser).
+pub fn owns_relation(relid: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up with plain values.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_class_ownercheck(relid, role);
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relid, role);
+    }
+}
+
+/// Attribute `index` (0-based) of a tuple descriptor.
+///
+/// # Safety
+/// `desc` is a live tuple descriptor and `index` below its `natts`.
+pub unsafe fn attribute(desc: pg_sys::TupleDesc, index: usize) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: within bounds by the caller's promise. PostgreSQL 18 moved the full attributes behind
+    // the compact ones (TupleDescAttr).
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+        return (*desc).attrs.as_ptr().add(index);
+        #[cfg(feature = "pg18")]
+        return (*desc)
+            .compact_attrs
+            .as_ptr()
+            .add((*desc).natts as usize)
+            .cast::<pg_sys::FormData_pg_attribute>()
+            .add(index);
+    }
+}
+
+/// The server reserves a setting prefix from PostgreSQL 15 on; before, it only warns.
+pub fn reserve_setting_prefix(prefix: &'static core::ffi::CStr) {
+    // SAFETY: a static, NUL-terminated string.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}

@@ -1,0 +1,238 @@
+//! Relations: opening, naming, columns, partition trees.
+
+use std::ptr::NonNull;
+
+use pgrx::pg_sys;
+
+use super::compat;
+use super::datum::{Storage, Value, for_message};
+use super::ffi;
+
+/// A relation held open until dropped. The lock stays until the end of the transaction.
+pub struct OpenRelation {
+    relation: NonNull<pg_sys::RelationData>,
+}
+
+/// A live column of a relation.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// 0-based place in a deformed row.
+    pub index: usize,
+    pub attnum: i16,
+    pub name: Vec<u8>,
+    pub type_oid: pg_sys::Oid,
+    pub type_modifier: i32,
+    pub storage: Storage,
+    /// Generated on read (PostgreSQL 18): the stored row does not hold it.
+    pub virtual_generated: bool,
+}
+
+impl OpenRelation {
+    pub fn open(relid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> OpenRelation {
+        // SAFETY: table_open raises an error or returns a relation.
+        let relation = unsafe { pg_sys::table_open(relid, lock) };
+        OpenRelation { relation: NonNull::new(relation).expect("table_open returned NULL") }
+    }
+
+    pub fn as_ptr(&self) -> pg_sys::Relation {
+        self.relation.as_ptr()
+    }
+
+    pub fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: the relation is open.
+        unsafe { (*self.as_ptr()).rd_att }
+    }
+
+    pub fn kind(&self) -> u8 {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.as_ptr()).rd_rel).relkind as u8 }
+    }
+
+    pub fn columns(&self) -> Vec<Column> {
+        live_columns(self.descriptor())
+    }
+}
+
+impl Drop for OpenRelation {
+    fn drop(&mut self) {
+        // While an error unwinds, the transaction's resource owner closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened by us and not closed since; NoLock keeps the lock until the transaction ends.
+            unsafe { pg_sys::table_close(self.as_ptr(), pg_sys::NoLock as i32) }
+        }
+    }
+}
+
+/// The columns of a descriptor that are not dropped.
+pub fn live_columns(desc: pg_sys::TupleDesc) -> Vec<Column> {
+    // SAFETY: callers pass the descriptor of an open relation or of a row type they hold.
+    unsafe {
+        (0..(*desc).natts as usize)
+            .map(|index| (index, &*compat::attribute(desc, index)))
+            .filter(|(_, attribute)| !attribute.attisdropped)
+            .map(|(index, attribute)| Column {
+                index,
+                attnum: attribute.attnum,
+                name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
+                type_oid: attribute.atttypid,
+                type_modifier: attribute.atttypmod,
+                storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
+                virtual_generated: attribute.attgenerated as u8 == b'v',
+            })
+            .collect()
+    }
+}
+
+/// A row taken apart: one entry an attribute, dropped ones included.
+pub struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    /// # Safety
+    /// `tuple` is a row of the type `desc` and outlives the `Row`.
+    pub unsafe fn deform(tuple: pg_sys::HeapTuple, desc: pg_sys::TupleDesc) -> Row {
+        // SAFETY: heap_deform_tuple fills natts entries of each array.
+        unsafe {
+            let count = (*desc).natts as usize;
+            let mut row = Row { values: Vec::with_capacity(count), nulls: Vec::with_capacity(count) };
+            pg_sys::heap_deform_tuple(tuple, desc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
+            row.values.set_len(count);
+            row.nulls.set_len(count);
+            row
+        }
+    }
+
+    /// # Safety
+    /// `slot` holds a row and keeps it while the `Row` is used.
+    pub unsafe fn of_slot(slot: *mut pg_sys::TupleTableSlot) -> Row {
+        // SAFETY: after slot_getallattrs the slot's arrays hold natts entries.
+        unsafe {
+            pg_sys::slot_getallattrs(slot);
+            let count = (*(*slot).tts_tupleDescriptor).natts as usize;
+            Row {
+                values: core::slice::from_raw_parts((*slot).tts_values, count).to_vec(),
+                nulls: core::slice::from_raw_parts((*slot).tts_isnull, count).to_vec(),
+            }
+        }
+    }
+
+    /// A row made of values that are none of a table's, such as a key typed by a caller.
+    pub fn of_values(values: Vec<Option<Value>>) -> Row {
+        Row {
+            nulls: values.iter().map(Option::is_none).collect(),
+            values: values.into_iter().map(|value| value.map_or(pg_sys::Datum::from(0usize), Value::datum)).collect(),
+        }
+    }
+
+    pub fn get(&self, index: usize) -> Option<Value> {
+        if self.nulls[index] { None } else { Some(Value::new(self.values[index])) }
+    }
+}
+
+/// `schema.name`, quoted where the server would quote it.
+pub fn qualified_name(relid: pg_sys::Oid) -> String {
+    match schema_and_name(relid) {
+        // SAFETY: both strings are NUL-terminated; the result is palloc'd.
+        Some((schema, name)) => unsafe {
+            let quoted = pg_sys::quote_qualified_identifier(schema.as_ptr(), name.as_ptr());
+            for_message(&super::datum::take_cstring(quoted)).into_owned()
+        },
+        None => format!("with OID {}", relid.to_u32()),
+    }
+}
+
+/// The schema and name of a relation that exists.
+pub fn schema_and_name(relid: pg_sys::Oid) -> Option<(std::ffi::CString, std::ffi::CString)> {
+    // SAFETY: catalog look-ups; the names are palloc'd copies or NULL.
+    unsafe {
+        let name = pg_sys::get_rel_name(relid);
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relid));
+        if name.is_null() || schema.is_null() {
+            return None;
+        }
+        Some((core::ffi::CStr::from_ptr(schema).to_owned(), core::ffi::CStr::from_ptr(name).to_owned()))
+    }
+}
+
+/// One of our own relations, by name; None when it does not exist.
+pub fn own_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-ups with NUL-terminated names.
+    let relid = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"threadline".as_ptr(), true);
+        if schema == pg_sys::InvalidOid {
+            return None;
+        }
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (relid != pg_sys::InvalidOid).then_some(relid)
+}
+
+/// The relation, then its partition ancestors, nearest first.
+pub fn with_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let mut found = vec![relid];
+    // SAFETY: catalog look-ups; the list is of OIDs.
+    unsafe {
+        if pg_sys::get_rel_relispartition(relid) {
+            let list = ffi::get_partition_ancestors(relid);
+            for place in 0..list_length(list) {
+                found.push(pg_sys::list_nth_oid(list, place));
+            }
+        }
+    }
+    found
+}
+
+/// The relation and, if it is partitioned, all below it, each locked in `lock`.
+pub fn with_partitions(relid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Vec<pg_sys::Oid> {
+    // SAFETY: catalog look-ups; the list is of OIDs.
+    unsafe {
+        if pg_sys::get_rel_relkind(relid) as u8 != pg_sys::RELKIND_PARTITIONED_TABLE {
+            return vec![relid];
+        }
+        let list = ffi::find_all_inheritors(relid, lock);
+        (0..list_length(list)).map(|place| pg_sys::list_nth_oid(list, place)).collect()
+    }
+}
+
+/// # Safety
+/// `list` is NIL or a list of the server's.
+unsafe fn list_length(list: *mut pg_sys::List) -> i32 {
+    // SAFETY: by the caller's promise.
+    if list.is_null() { 0 } else { unsafe { (*list).length } }
+}
+
+/// The relation whose row type `type_oid` is.
+pub fn of_row_type(type_oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: catalog look-up.
+    let relid = unsafe { pg_sys::get_typ_typrelid(type_oid) };
+    (relid != pg_sys::InvalidOid).then_some(relid)
+}
+
+/// Tells every session to forget what it has cached of the relation, at the end of this transaction.
+pub fn invalidate(relid: pg_sys::Oid) {
+    // SAFETY: raises an error for a relation that does not exist; callers pass existing ones.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relid) }
+}
+
+pub fn exists(relid: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up; '\0' stands for "no such relation".
+    unsafe { pg_sys::get_rel_relkind(relid) != 0 }
+}
+
+/// Whether one of the relation's triggers calls our truncate function.
+pub fn has_truncate_trigger(relid: pg_sys::Oid) -> bool {
+    let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
+    // SAFETY: the relation is open; its trigger description, if any, has numtriggers entries.
+    unsafe {
+        let triggers = (*relation.as_ptr()).trigdesc;
+        if triggers.is_null() {
+            return false;
+        }
+        (0..(*triggers).numtriggers as usize).any(|at| {
+            let name = pg_sys::get_func_name((*(*triggers).triggers.add(at)).tgfoid);
+            !name.is_null() && core::ffi::CStr::from_ptr(name) == c"capture_truncate"
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! Reading tables below the executor.
+
+use pgrx::pg_sys;
+
+use super::relation::{OpenRelation, Row};
+
+/// Visits every row of one of our small tables as the latest catalog snapshot sees it: what is committed
+/// now counts, whatever the transaction's own snapshot says.
+pub fn each_current_row(table: pg_sys::Oid, mut visit: impl FnMut(&Row)) {
+    let relation = OpenRelation::open(table, pg_sys::AccessShareLock as i32);
+    // SAFETY: a heap scan with a NULL snapshot takes the catalog snapshot, which for a relation outside the
+    // system caches is made anew each time; tuples stay valid until the next fetch.
+    unsafe {
+        let scan = pg_sys::systable_beginscan(
+            relation.as_ptr(),
+            pg_sys::InvalidOid,
+            false,
+            core::ptr::null_mut(),
+            0,
+            core::ptr::null_mut(),
+        );
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            visit(&Row::deform(tuple, relation.descriptor()));
+        }
+        pg_sys::systable_endscan(scan);
+    }
+}
+
+/// Visits every row of a user's table as the latest snapshot sees it, its own partitions or children not included.
+/// Row security and privileges do not apply: the caller answers for them.
+pub fn each_row(relation: &OpenRelation, mut visit: impl FnMut(&Row)) {
+    // SAFETY: the snapshot is registered while the scan runs, the slot is of the table's own kind, and both are
+    // released at the end; an error leaves them to the resource owner.
+    unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let scan = pg_sys::table_beginscan(relation.as_ptr(), snapshot, 0, core::ptr::null_mut());
+        let slot = pg_sys::table_slot_create(relation.as_ptr(), core::ptr::null_mut());
+        while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
+            super::xact::check_interrupts();
+            visit(&Row::of_slot(slot));
+        }
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::table_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+    }
+}
+
+/// The elements of a one-dimensional array of names.
+pub fn names_of(value: super::datum::Value) -> Vec<Vec<u8>> {
+    elements(value, pg_sys::NAMEOID, 64, false, b'c').into_iter().map(|v| v.name_bytes().to_vec()).collect()
+}
+
+/// The elements of a one-dimensional array of smallint.
+pub fn smallints_of(value: super::datum::Value) -> Vec<i16> {
+    elements(value, pg_sys::INT2OID, 2, true, b's').into_iter().map(|v| v.as_i16()).collect()
+}
+
+fn elements(
+    value: super::datum::Value,
+    element: pg_sys::Oid,
+    len: i32,
+    by_value: bool,
+    align: u8,
+) -> Vec<super::datum::Value> {
+    // SAFETY: the array's element type is the column's, as this extension's own DDL declares it; the columns are NOT NULL arrays without NULLs.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(value.datum().cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let (mut datums, mut nulls, mut count) = (core::ptr::null_mut(), core::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            len,
+            by_value,
+            align as core::ffi::c_char,
+            &mut datums,
+            &mut nulls,
+            &mut count,
+        );
+        (0..count as usize).map(|place| super::datum::Value::new(*datums.add(place))).collect()
+    }
+}

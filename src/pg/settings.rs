@@ -1,0 +1,71 @@
+//! Our settings (`SET threadline.…`).
+
+use std::ffi::{CStr, CString};
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+
+use super::compat;
+
+/// A setting that holds text; empty means not set.
+pub type TextSetting = GucSetting<Option<CString>>;
+
+pub fn define_text(setting: &'static TextSetting, name: &'static CStr, short: &'static CStr, long: &'static CStr) {
+    GucRegistry::define_string_guc(name, short, long, setting, GucContext::Userset, GucFlags::default());
+}
+
+/// After this, misspelt settings of ours are errors instead of placeholders.
+pub fn reserve_prefix() {
+    compat::reserve_setting_prefix(c"threadline");
+}
+
+/// The setting's value; None when empty.
+pub fn text(setting: &TextSetting) -> Option<CString> {
+    setting.get().filter(|value| !value.is_empty())
+}
+
+/// `application_name` of the session; None when empty.
+pub fn application_name() -> Option<CString> {
+    // SAFETY: a NUL-terminated string of the server's, or NULL.
+    let value = unsafe {
+        if pg_sys::application_name.is_null() {
+            return None;
+        }
+        CStr::from_ptr(pg_sys::application_name).to_owned()
+    };
+    (!value.is_empty()).then_some(value)
+}
+
+/// The client's address as an inet in the current memory context; None over a Unix socket.
+pub fn client_address() -> Option<pg_sys::Datum> {
+    // SAFETY: inet_client_addr takes no argument, reads the session's port and returns an inet or NULL.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[]) }
+}
+
+/// Whether the library is being loaded by pg_upgrade, when nothing of ours may run.
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// `text` as jsonb in the current memory context, or None when it is not JSON that jsonb can hold.
+pub fn parse_jsonb(text: &CStr) -> Option<pg_sys::Datum> {
+    use pgrx::PgSqlErrorCode as Code;
+    // jsonb_in allocates and raises, and holds nothing else: catching its error needs no subtransaction.
+    let text = std::panic::AssertUnwindSafe(text);
+    let refuse = || None;
+    pgrx::PgTryBuilder::new(move || Some(super::types::parse(*text, pg_sys::JSONBOID, -1).datum()))
+        .catch_when(Code::ERRCODE_INVALID_TEXT_REPRESENTATION, move |_| refuse())
+        .catch_when(Code::ERRCODE_UNTRANSLATABLE_CHARACTER, move |_| refuse())
+        .catch_when(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, move |_| refuse())
+        .catch_when(Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, move |_| refuse())
+        .catch_when(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, move |_| refuse())
+        .catch_when(Code::ERRCODE_STATEMENT_TOO_COMPLEX, move |_| refuse())
+        .execute()
+}
+
+/// Two jsonb values joined, the second winning where both have a key.
+pub fn concatenate(first: pg_sys::Datum, second: pg_sys::Datum) -> pg_sys::Datum {
+    // SAFETY: jsonb_concat takes two jsonb values and never returns NULL.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(first), Some(second)]) }
+        .expect("jsonb_concat returned NULL")
+}

@@ -1,0 +1,107 @@
+//! A trigger's call, taken apart.
+
+use pgrx::pg_sys;
+
+use super::relation::Row;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowEvent {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// The call of a trigger function by a trigger.
+pub struct TriggerCall<'call> {
+    data: &'call pg_sys::TriggerData,
+}
+
+impl<'call> TriggerCall<'call> {
+    /// None unless a trigger made the call.
+    pub fn of(fcinfo: &'call pg_sys::FunctionCallInfoBaseData) -> Option<TriggerCall<'call>> {
+        // SAFETY: what CALLED_AS_TRIGGER tests: the context node, if any, carries a tag.
+        unsafe {
+            if fcinfo.context.is_null() || (*fcinfo.context).type_ != pg_sys::NodeTag::T_TriggerData {
+                return None;
+            }
+            Some(TriggerCall { data: &*fcinfo.context.cast::<pg_sys::TriggerData>() })
+        }
+    }
+
+    /// The event of an AFTER ROW trigger; None for any other kind of trigger.
+    pub fn after_row_event(&self) -> Option<RowEvent> {
+        let event = self.data.tg_event;
+        let after_row = event & pg_sys::TRIGGER_EVENT_ROW != 0
+            && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER;
+        if !after_row {
+            return None;
+        }
+        match event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Some(RowEvent::Insert),
+            pg_sys::TRIGGER_EVENT_UPDATE => Some(RowEvent::Update),
+            pg_sys::TRIGGER_EVENT_DELETE => Some(RowEvent::Delete),
+            _ => None,
+        }
+    }
+
+    pub fn is_after_statement(&self) -> bool {
+        let event = self.data.tg_event;
+        event & pg_sys::TRIGGER_EVENT_ROW == 0
+            && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+    }
+
+    pub fn is_before_truncate(&self) -> bool {
+        let event = self.data.tg_event;
+        event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE
+            && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_BEFORE
+    }
+
+    pub fn relation(&self) -> pg_sys::Oid {
+        // SAFETY: the trigger's relation is open during the call.
+        unsafe { (*self.data.tg_relation).rd_id }
+    }
+
+    fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: the trigger's relation is open during the call.
+        unsafe { (*self.data.tg_relation).rd_att }
+    }
+
+    /// The inserted or deleted row, or an updated row's old version.
+    pub fn row(&self) -> Row {
+        // SAFETY: the tuple is of the trigger's relation and lives during the call.
+        unsafe { Row::deform(self.data.tg_trigtuple, self.descriptor()) }
+    }
+
+    /// An updated row's new version.
+    pub fn new_row(&self) -> Row {
+        // SAFETY: as `row`; set for UPDATE.
+        unsafe { Row::deform(self.data.tg_newtuple, self.descriptor()) }
+    }
+
+    /// The number of the command that changed the row: capture may run in a later one, and a trigger on
+    /// one row can change another row of the same statement first.
+    pub fn command(&self, event: RowEvent) -> i32 {
+        // SAFETY: the tuples carry the headers that this transaction wrote.
+        unsafe {
+            match event {
+                RowEvent::Insert => command_of_insert((*self.data.tg_trigtuple).t_data),
+                RowEvent::Update => command_of_insert((*self.data.tg_newtuple).t_data),
+                RowEvent::Delete => pg_sys::HeapTupleHeaderGetCmax((*self.data.tg_trigtuple).t_data) as i32,
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The header is of a row version that the current transaction made.
+unsafe fn command_of_insert(header: pg_sys::HeapTupleHeader) -> i32 {
+    // SAFETY: by the caller's promise; a combined command id is resolved by the server, a plain one is read
+    // as it stands (HeapTupleHeaderGetRawCommandId), which also holds for rows that COPY FREEZE wrote.
+    unsafe {
+        if (*header).t_infomask as u32 & pg_sys::HEAP_COMBOCID != 0 {
+            pg_sys::HeapTupleHeaderGetCmin(header) as i32
+        } else {
+            (*header).t_choice.t_heap.t_field3.t_cid as i32
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Transactions, subtransactions, commands, snapshots, and the callbacks at their ends.
+
+use std::cell::Cell;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::ffi;
+use super::relation::own_relation;
+use crate::error::Error;
+
+/// The ends of a transaction that capture must see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionEvent {
+    PreCommit,
+    PrePrepare,
+    /// Committed, aborted or prepared: this session's part is over.
+    Ended {
+        aborted: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubTransactionEvent {
+    Committed { id: u32, parent: u32 },
+    Aborted { id: u32 },
+}
+
+type Handlers = (fn(TransactionEvent), fn(SubTransactionEvent), fn(Option<pg_sys::Oid>));
+
+thread_local! {
+    static HANDLERS: Cell<Option<Handlers>> = const { Cell::new(None) };
+}
+
+/// Registers the session's callbacks, once: the server offers no way to take them back.
+pub fn register(
+    on_transaction: fn(TransactionEvent),
+    on_subtransaction: fn(SubTransactionEvent),
+    on_invalidation: fn(Option<pg_sys::Oid>),
+) {
+    if HANDLERS.get().is_some() {
+        return;
+    }
+    HANDLERS.set(Some((on_transaction, on_subtransaction, on_invalidation)));
+    // SAFETY: the functions are guarded and live as long as the library, which is never unloaded.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction_callback), core::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction_callback), core::ptr::null_mut());
+        pg_sys::CacheRegisterRelcacheCallback(Some(relcache_callback), pg_sys::Datum::from(0usize));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn transaction_callback(event: pg_sys::XactEvent::Type, _arg: *mut core::ffi::c_void) {
+    let event = match event {
+        pg_sys::XactEvent::XACT_EVENT_PRE_COMMIT => TransactionEvent::PreCommit,
+        pg_sys::XactEvent::XACT_EVENT_PRE_PREPARE => TransactionEvent::PrePrepare,
+        pg_sys::XactEvent::XACT_EVENT_COMMIT | pg_sys::XactEvent::XACT_EVENT_PREPARE => {
+            TransactionEvent::Ended { aborted: false }
+        }
+        pg_sys::XactEvent::XACT_EVENT_ABORT => TransactionEvent::Ended { aborted: true },
+        // Parallel workers change nothing.
+        _ => return,
+    };
+    if let Some((handler, _, _)) = HANDLERS.get() {
+        handler(event);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn subtransaction_callback(
+    event: pg_sys::SubXactEvent::Type,
+    id: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _arg: *mut core::ffi::c_void,
+) {
+    let event = match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => SubTransactionEvent::Committed { id, parent },
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => SubTransactionEvent::Aborted { id },
+        _ => return,
+    };
+    if let Some((_, handler, _)) = HANDLERS.get() {
+        handler(event);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn relcache_callback(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+    if let Some((_, _, handler)) = HANDLERS.get() {
+        handler((relid != pg_sys::InvalidOid).then_some(relid));
+    }
+}
+
+pub fn current_subtransaction() -> u32 {
+    // SAFETY: reads the transaction state.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// The number of the current command, without marking it used.
+pub fn current_command() -> i32 {
+    // SAFETY: reads the transaction state.
+    unsafe { pg_sys::GetCurrentCommandId(false) as i32 }
+}
+
+/// Makes what this command wrote visible to the commands after it.
+pub fn next_command() {
+    // SAFETY: allowed outside parallel operations, which write nothing.
+    unsafe { pg_sys::CommandCounterIncrement() }
+}
+
+/// The transaction's xid with its epoch; assigns one if there is none yet.
+pub fn full_xid() -> u64 {
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
+/// When the transaction started, in microseconds since 2000-01-01.
+pub fn started_at() -> i64 {
+    // SAFETY: reads the transaction state.
+    unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
+}
+
+/// The active snapshot as a pg_snapshot value; None when no snapshot is active.
+pub fn active_snapshot() -> Option<Vec<u8>> {
+    // SAFETY: pg_current_snapshot reads the active snapshot, which is checked to exist, and returns a palloc'd varlena.
+    unsafe {
+        if !pg_sys::ActiveSnapshotSet() {
+            return None;
+        }
+        let datum = pgrx::direct_function_call_as_datum(pg_sys::pg_current_snapshot, &[])?;
+        let pointer = datum.cast_mut_ptr::<pg_sys::varlena>();
+        let image = core::slice::from_raw_parts(pointer.cast::<u8>(), pgrx::varlena::varsize_any(pointer)).to_vec();
+        pg_sys::pfree(pointer.cast());
+        Some(image)
+    }
+}
+
+/// Runs `work` with a snapshot pushed, as transaction callbacks have none.
+pub fn with_snapshot<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: pushed and popped in pairs; if `work` raises an error, the abort pops it.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}
+
+/// The first of a fresh block of ids of one of our sequences, whatever the caller may do with it.
+pub fn next_block(sequence: &'static core::ffi::CStr) -> Result<i64, Error> {
+    let relid = own_relation(sequence)
+        .ok_or_else(|| Error::StorageMissing { relation: sequence.to_string_lossy().into_owned() })?;
+    // SAFETY: the sequence exists.
+    Ok(unsafe { ffi::nextval_internal(relid, false) })
+}
+
+/// The identity of the cluster, made by initdb.
+pub fn system_identifier() -> i64 {
+    // SAFETY: reads shared memory set at start.
+    unsafe { pg_sys::GetSystemIdentifier() as i64 }
+}
+
+pub fn backend_pid() -> i32 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// Lets a cancel or a shutdown take effect inside a long loop.
+pub fn check_interrupts() {
+    pgrx::check_for_interrupts!();
+}
