@@ -1,0 +1,17 @@
+//! The hot path: from a trigger's call to a row in the log, in the transaction that made the change.
+//!
+//! `trigger` is where the server calls in; `image` turns rows into images; `buffer` holds them by subtransaction
+//! until a statement ends; `log` writes them below the executor; `transaction` adds the transaction's own row in
+//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE.
+
+pub mod buffer;
+pub mod encode;
+pub mod face;
+pub mod image;
+pub mod jsonb;
+pub mod log;
+pub mod ranges;
+pub mod row_key;
+pub mod transaction;
+pub mod trigger;
+pub mod whole_table;

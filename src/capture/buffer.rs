@@ -1,0 +1,362 @@
+//! Changes captured and not yet in the log, and what is known of the transaction they belong to.
+//!
+//! One level a subtransaction: a savepoint's changes must be written under its own xid or under that of a parent
+//! that it committed into, never under that of a child. Writing the parent's rows when a child starts made rows
+//! vanish with the child's rollback; so only the current subtransaction's level is ever written, and the others wait.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::image::{Encoded, op};
+use super::log;
+use super::ranges::Ranges;
+use crate::context::identity;
+use crate::error::Error;
+use crate::pg::direct_insert::MAX_BATCH;
+use crate::pg::{types, user, xact};
+
+pub type Uuid = [u8; 16];
+
+/// A change waiting to be written; ranges are into its level's bytes.
+#[derive(Clone)]
+pub struct Pending {
+    /// 0 until drawn.
+    pub id: i64,
+    pub captured_at: i64,
+    pub row_key: i64,
+    pub table_id: i32,
+    pub statement_no: i32,
+    pub schema_version: i32,
+    pub op: i16,
+    pub key: Range<usize>,
+    pub old_key: Option<Range<usize>>,
+    pub old_image: Option<Range<usize>>,
+    pub new_image: Option<Range<usize>>,
+}
+
+impl Pending {
+    /// Helper rows of a key change are not changes of their own.
+    fn counts(&self) -> bool {
+        self.table_id > 0 && self.op != op::MOVED
+    }
+}
+
+/// Rows laid out for writing.
+#[derive(Default)]
+pub struct Batch {
+    pub rows: Vec<Pending>,
+    pub bytes: Vec<u8>,
+}
+
+impl Batch {
+    /// Empties it, keeping its allocations unless an unusually large row made them.
+    fn clear(&mut self) {
+        self.rows.clear();
+        if self.bytes.capacity() > LARGE_BATCH {
+            self.bytes = Vec::new();
+        }
+        self.bytes.clear();
+    }
+}
+
+/// A batch this large is written without waiting for more rows.
+const LARGE_BATCH: usize = 1 << 20;
+
+/// What one subtransaction has captured.
+#[derive(Default)]
+struct Level {
+    subtransaction: u32,
+    batch: Batch,
+    /// Changes written to the log.
+    written: i64,
+    ranges: Ranges,
+    /// Of the last statement that captured something.
+    snapshot: Option<Vec<u8>>,
+    action: Option<Uuid>,
+    /// Something happened that deserves a transaction row even without a change.
+    noteworthy: bool,
+}
+
+impl Level {
+    fn absorb(&mut self, child: Level) {
+        let shift = self.batch.bytes.len().next_multiple_of(8);
+        if !child.batch.rows.is_empty() {
+            self.batch.bytes.resize(shift, 0);
+            self.batch.bytes.extend_from_slice(&child.batch.bytes);
+            let moved = |range: Range<usize>| range.start + shift..range.end + shift;
+            self.batch.rows.extend(child.batch.rows.into_iter().map(|row| Pending {
+                key: moved(row.key),
+                old_key: row.old_key.map(moved),
+                old_image: row.old_image.map(moved),
+                new_image: row.new_image.map(moved),
+                ..row
+            }));
+        }
+        self.written += child.written;
+        self.ranges.extend(&child.ranges);
+        self.snapshot = child.snapshot.or(self.snapshot.take());
+        self.action = child.action.or(self.action);
+        self.noteworthy |= child.noteworthy;
+    }
+}
+
+/// The transaction that captures.
+struct Transaction {
+    id: Uuid,
+    occurred_at: Option<i64>,
+    session_user: pgrx::pg_sys::Oid,
+    outer_user: pgrx::pg_sys::Oid,
+    /// Its row is in the log: what is captured after that is written at once.
+    stamped: bool,
+    levels: Vec<Level>,
+}
+
+/// What a transaction's row says of its changes.
+pub struct Summary {
+    pub id: Uuid,
+    pub occurred_at: i64,
+    pub session_user: pgrx::pg_sys::Oid,
+    pub outer_user: pgrx::pg_sys::Oid,
+    pub changes: i64,
+    pub ranges: Ranges,
+    pub snapshot: Option<Vec<u8>>,
+    pub action: Option<Uuid>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Transaction>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` on the transaction's state, made if there is none. `work` must not call into the server.
+fn with_transaction<R>(work: impl FnOnce(&mut Transaction) -> R) -> R {
+    CURRENT.with_borrow_mut(|current| {
+        work(current.get_or_insert_with(|| Transaction {
+            id: identity::new_transaction_id(),
+            occurred_at: None,
+            session_user: user::session_user(),
+            outer_user: user::outer_user(),
+            stamped: false,
+            levels: Vec::new(),
+        }))
+    })
+}
+
+impl Transaction {
+    fn level(&mut self, subtransaction: u32) -> &mut Level {
+        if self.levels.last().is_none_or(|level| level.subtransaction != subtransaction) {
+            self.levels.push(Level { subtransaction, ..Level::default() });
+        }
+        self.levels.last_mut().expect("pushed if there was none")
+    }
+}
+
+/// The transaction's id in the record, the same from its first use to the end of the transaction.
+pub fn transaction_id() -> Uuid {
+    with_transaction(|transaction| transaction.id)
+}
+
+/// Marks the current transaction as deserving a row even if it changes nothing, with the action behind it.
+pub fn note(action: Option<Uuid>) {
+    let subtransaction = xact::current_subtransaction();
+    let now = types::now();
+    with_transaction(|transaction| {
+        transaction.occurred_at.get_or_insert(now);
+        let level = transaction.level(subtransaction);
+        level.noteworthy = true;
+        level.action = action.or(level.action);
+    });
+}
+
+/// Where a captured change belongs.
+pub struct Place {
+    pub table_id: i32,
+    pub schema_version: i32,
+    pub statement_no: i32,
+}
+
+/// Takes a change in; writes the buffer out when it is full.
+pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
+    let subtransaction = xact::current_subtransaction();
+    let captured_at = types::now();
+    // A key change adds two rows, and a batch shares one block of ids.
+    let room_for = if encoded.old_key.is_some() { 3 } else { 1 };
+    let full = with_transaction(|transaction| {
+        transaction.occurred_at.get_or_insert(captured_at);
+        let batch = &transaction.level(subtransaction).batch;
+        batch.rows.len() + room_for > MAX_BATCH || batch.bytes.len() > LARGE_BATCH
+    });
+    if full {
+        flush()?;
+    }
+    let at_once = with_transaction(|transaction| {
+        let stamped = transaction.stamped;
+        let batch = &mut transaction.level(subtransaction).batch;
+        let shift = batch.bytes.len().next_multiple_of(8);
+        batch.bytes.resize(shift, 0);
+        batch.bytes.extend_from_slice(bytes);
+        let moved = |range: Range<usize>| range.start + shift..range.end + shift;
+        let row = Pending {
+            id: 0,
+            captured_at,
+            row_key: encoded.key.row_key,
+            table_id: place.table_id,
+            statement_no: place.statement_no,
+            schema_version: place.schema_version,
+            op: encoded.op,
+            key: moved(encoded.key.text),
+            old_key: encoded.old_key.as_ref().map(|old| moved(old.text.clone())),
+            old_image: encoded.old_image.map(moved),
+            new_image: encoded.new_image.map(moved),
+        };
+        if let (Some(old), Some(old_text)) = (&encoded.old_key, &row.old_key) {
+            // See threadline.change_log in storage.sql: where the row went, and where it came from.
+            let helper = |table_id: i32, row_key: i64, key: &Range<usize>, other: &Range<usize>| Pending {
+                table_id,
+                row_key,
+                op: op::MOVED,
+                key: key.clone(),
+                old_key: Some(other.clone()),
+                old_image: None,
+                new_image: None,
+                ..row.clone()
+            };
+            let gone = helper(place.table_id, old.row_key, old_text, &row.key);
+            let came = helper(-place.table_id, row.row_key, &row.key, old_text);
+            batch.rows.push(gone);
+            batch.rows.push(came);
+        }
+        batch.rows.push(row);
+        stamped
+    });
+    if at_once { flush() } else { Ok(()) }
+}
+
+/// Writes what the current subtransaction has captured.
+pub fn flush() -> Result<(), Error> {
+    let subtransaction = xact::current_subtransaction();
+    let has_rows = |level: &Level| level.subtransaction == subtransaction && !level.batch.rows.is_empty();
+    let taken = CURRENT.with_borrow_mut(|current| {
+        let transaction = current.as_mut()?;
+        let id = transaction.id;
+        let level = transaction.levels.last_mut().filter(|level| has_rows(level))?;
+        Some((id, std::mem::take(&mut level.batch)))
+    });
+    let Some((id, mut batch)) = taken else { return Ok(()) };
+    let snapshot = xact::active_snapshot();
+    draw_ids(batch.rows.iter_mut().map(|row| &mut row.id))?;
+    // More than a batch of rows is here only when savepoints were released with rows still waiting.
+    for rows in batch.rows.chunks(MAX_BATCH) {
+        log::write_changes(&id, rows, &batch.bytes)?;
+    }
+    let changes = batch.rows.iter().filter(|row| row.counts()).count() as i64;
+    with_transaction(|transaction| {
+        let level = transaction.level(subtransaction);
+        level.written += changes;
+        batch.rows.iter().for_each(|row| level.ranges.add(row.id, row.id + 1));
+        level.snapshot = snapshot.or(level.snapshot.take());
+        batch.clear();
+        // Given back for its allocations, unless a cast that ran meanwhile captured something of its own.
+        if level.batch.rows.is_empty() {
+            level.batch = batch;
+        }
+    });
+    Ok(())
+}
+
+/// Ids are drawn while the locks of the rows are held: at the latest when they are written, never before they were
+/// captured. One draw serves a block of rows; what is left of it is discarded.
+fn draw_ids<'r>(ids: impl Iterator<Item = &'r mut i64>) -> Result<(), Error> {
+    let (mut next, mut end) = (0, 0);
+    for id in ids.filter(|id| **id == 0) {
+        if next == end {
+            next = xact::next_block(c"change_id_seq")?;
+            end = next + MAX_BATCH as i64;
+        }
+        *id = next;
+        next += 1;
+    }
+    Ok(())
+}
+
+/// Shows `visit` every row not yet written. Ids drawn for it are kept, so a row has the same one in the log.
+pub fn visit_pending(mut visit: impl FnMut(&Uuid, &Pending, &[u8])) -> Result<(), Error> {
+    let unnumbered =
+        CURRENT.with_borrow(|current| current.iter().flat_map(pending_rows).filter(|row| row.id == 0).count());
+    let mut drawn = vec![0; unnumbered];
+    draw_ids(drawn.iter_mut())?;
+    let mut drawn = drawn.into_iter();
+    CURRENT.with_borrow_mut(|current| {
+        let Some(transaction) = current else { return };
+        for level in &mut transaction.levels {
+            for row in level.batch.rows.iter_mut().filter(|row| row.id == 0) {
+                row.id = drawn.next().expect("one drawn for each");
+            }
+        }
+        for level in &transaction.levels {
+            level.batch.rows.iter().for_each(|row| visit(&transaction.id, row, &level.batch.bytes));
+        }
+    });
+    Ok(())
+}
+
+fn pending_rows(transaction: &Transaction) -> impl Iterator<Item = &Pending> {
+    transaction.levels.iter().flat_map(|level| &level.batch.rows)
+}
+
+/// The transaction as far as it got; None while it has recorded nothing.
+pub fn summary() -> Option<Summary> {
+    CURRENT.with_borrow(|current| {
+        let transaction = current.as_ref().filter(|transaction| !transaction.stamped)?;
+        let mut summary = Summary {
+            id: transaction.id,
+            occurred_at: transaction.occurred_at?,
+            session_user: transaction.session_user,
+            outer_user: transaction.outer_user,
+            changes: 0,
+            ranges: Ranges::default(),
+            snapshot: None,
+            action: None,
+        };
+        let mut noteworthy = false;
+        for level in &transaction.levels {
+            summary.changes += level.written + level.batch.rows.iter().filter(|row| row.counts()).count() as i64;
+            summary.ranges.extend(&level.ranges);
+            level.batch.rows.iter().filter(|row| row.id != 0).for_each(|row| summary.ranges.add(row.id, row.id + 1));
+            summary.snapshot = level.snapshot.clone().or(summary.snapshot);
+            summary.action = level.action.or(summary.action);
+            noteworthy |= level.noteworthy;
+        }
+        (summary.changes > 0 || noteworthy).then_some(summary)
+    })
+}
+
+/// The transaction's row is written.
+pub fn set_stamped() {
+    with_transaction(|transaction| transaction.stamped = true);
+}
+
+/// The transaction is over in this session.
+pub fn forget() {
+    CURRENT.with_borrow_mut(|current| *current = None);
+}
+
+/// A savepoint was released: its changes are now its parent's.
+pub fn subtransaction_committed(id: u32, parent: u32) {
+    CURRENT.with_borrow_mut(|current| {
+        let Some(transaction) = current else { return };
+        if transaction.levels.last().is_none_or(|level| level.subtransaction != id) {
+            return;
+        }
+        let child = transaction.levels.pop().expect("checked above");
+        transaction.level(parent).absorb(child);
+    });
+}
+
+/// A savepoint was rolled back: its changes never were.
+pub fn subtransaction_aborted(id: u32) {
+    CURRENT.with_borrow_mut(|current| {
+        if let Some(transaction) = current {
+            transaction.levels.retain(|level| level.subtransaction != id);
+        }
+    });
+}

@@ -1,0 +1,99 @@
+//! SQL faces of capture: switching it on and off, and what the current transaction has recorded so far.
+
+use pgrx::pg_sys;
+
+use super::buffer;
+use super::log;
+use super::transaction;
+use crate::error::{Error, OrRaise};
+use crate::pg::datum::{Value, bytes_datum};
+use crate::pg::direct_insert::Field;
+use crate::pg::function::Call;
+use crate::pg::{relation, spi, user, xact};
+
+/// `threadline.audit_enable(target, exclude, mask, mask_placeholder, key_columns, baseline, options)`
+pub fn audit_enable(call: &mut Call) -> pg_sys::Datum {
+    const TYPES: [pg_sys::Oid; 7] = [
+        pg_sys::REGCLASSOID,
+        pg_sys::NAMEARRAYOID,
+        pg_sys::NAMEARRAYOID,
+        pg_sys::TEXTOID,
+        pg_sys::NAMEARRAYOID,
+        pg_sys::BOOLOID,
+        pg_sys::JSONBOID,
+    ];
+    let arguments: Vec<spi::Argument> =
+        TYPES.iter().enumerate().map(|(index, type_oid)| (*type_oid, call.value(index))).collect();
+    as_owner_of_target(call.oid(0), "SELECT threadline.enable_capture($1, $2, $3, $4, $5, $6, $7)", &arguments)
+        .or_raise();
+    call.return_null()
+}
+
+/// `threadline.audit_disable(target)`
+pub fn audit_disable(call: &mut Call) -> pg_sys::Datum {
+    let arguments = [(pg_sys::REGCLASSOID, call.value(0))];
+    as_owner_of_target(call.oid(0), "SELECT threadline.disable_capture($1)", &arguments).or_raise();
+    call.return_null()
+}
+
+/// Only a table's owner may change its capture; only the extension's owner may write what that changes.
+fn as_owner_of_target(target: Option<pg_sys::Oid>, statement: &str, arguments: &[spi::Argument]) -> Result<(), Error> {
+    if let Some(target) = target.filter(|target| relation::exists(*target) && !user::owns(*target)) {
+        return Err(Error::NotOwner { table: relation::qualified_name(target) });
+    }
+    user::as_owner(|| spi::execute(statement, arguments))
+}
+
+/// `threadline.invalidate_relation(relation)`: sends every session of the database to read the policy anew.
+pub fn invalidate_relation(call: &mut Call) -> pg_sys::Datum {
+    if let Some(target) = call.oid(0).filter(|target| relation::exists(*target)) {
+        for relid in relation::with_partitions(target, pg_sys::AccessShareLock as i32) {
+            relation::invalidate(relid);
+        }
+    }
+    call.return_null()
+}
+
+/// `threadline.current_audit_transaction_id()`
+pub fn current_audit_transaction_id(call: &mut Call) -> pg_sys::Datum {
+    call.return_value(Some(bytes_datum(&buffer::transaction_id())))
+}
+
+/// `threadline.note_action(action_id)`
+pub fn note_action(call: &mut Call) -> pg_sys::Datum {
+    let action = call.value(0).map(Value::uuid);
+    buffer::note(action);
+    call.return_null()
+}
+
+/// `threadline.origin()`
+pub fn origin(call: &mut Call) -> pg_sys::Datum {
+    call.return_value(Some(xact::system_identifier().into()))
+}
+
+/// `threadline.pending_changes()`: rows of change_log that wait in this session's buffer.
+pub fn pending_changes(call: &mut Call) -> pg_sys::Datum {
+    let mut rows = Vec::new();
+    buffer::visit_pending(|transaction, row, bytes| {
+        rows.push(log::change_fields(transaction, row, bytes).into_iter().map(owned).collect());
+    })
+    .or_raise();
+    call.return_rows(rows)
+}
+
+/// `threadline.pending_transaction()`: the current transaction's row of transaction_log, as far as it is known.
+pub fn pending_transaction(call: &mut Call) -> pg_sys::Datum {
+    let row = buffer::summary().map(|summary| {
+        transaction::with_fields(&summary, None, false, |fields| fields.iter().map(|field| owned(*field)).collect())
+    });
+    call.return_rows(row)
+}
+
+/// A field as a datum that outlives what it was read from.
+fn owned(field: Field) -> Option<pg_sys::Datum> {
+    match field {
+        Field::Varlena(image) => Some(bytes_datum(image)),
+        Field::Uuid(bytes) => Some(bytes_datum(bytes)),
+        other => other.datum(),
+    }
+}

@@ -1,0 +1,153 @@
+//! What a change stores: the row's key, its images, and for an update which columns changed.
+
+use std::ops::Range;
+
+use super::jsonb::{self, Keys, TooLarge};
+use super::row_key;
+use crate::catalog::plan::{Plan, PlannedColumn};
+use crate::error::Error;
+use crate::pg::canonical::with_canonical_settings;
+use crate::pg::datum::for_message;
+use crate::pg::relation::Row;
+
+/// Values of threadline.change_log.op. Within a statement what leaves a key sorts before what arrives at it.
+pub mod op {
+    pub const TRUNCATE: i16 = 0;
+    pub const DELETE: i16 = 1;
+    pub const MOVED: i16 = 2;
+    pub const SNAPSHOT: i16 = 3;
+    pub const INSERT: i16 = 4;
+    pub const UPDATE: i16 = 5;
+}
+
+/// The kinds of change, with the rows they come with.
+pub enum Change<'a> {
+    /// Insert, or a row of a baseline.
+    Arrives(i16, &'a Row),
+    Updates {
+        old: &'a Row,
+        new: &'a Row,
+    },
+    /// Delete, or a row of a truncated table.
+    Leaves(i16, &'a Row),
+}
+
+/// A row's key as stored.
+pub struct Key {
+    pub row_key: i64,
+    pub text: Range<usize>,
+}
+
+/// A change laid out in `bytes`: ranges of whole varlenas.
+pub struct Encoded {
+    pub op: i16,
+    pub key: Key,
+    pub old_key: Option<Key>,
+    pub old_image: Option<Range<usize>>,
+    pub new_image: Option<Range<usize>>,
+}
+
+/// Lays a change out in `bytes`; None when nothing is to be recorded.
+pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Option<Encoded>, Error> {
+    with_settings_of(plan, || match change {
+        Change::Arrives(op, row) => Ok(Some(Encoded {
+            op: *op,
+            key: key(plan, row, bytes)?,
+            old_key: None,
+            old_image: None,
+            new_image: Some(whole_image(plan, row, bytes)?),
+        })),
+        Change::Leaves(op, row) => Ok(Some(Encoded {
+            op: *op,
+            key: key(plan, row, bytes)?,
+            old_key: None,
+            old_image: Some(whole_image(plan, row, bytes)?),
+            new_image: None,
+        })),
+        Change::Updates { old, new } => {
+            let changed: Vec<&PlannedColumn> = plan.columns.iter().filter(|column| differs(column, old, new)).collect();
+            if changed.is_empty() && plan.policy.options.skip_noop {
+                return Ok(None);
+            }
+            let moved = plan.key.iter().any(|place| differs(&plan.columns[*place], old, new));
+            Ok(Some(Encoded {
+                op: op::UPDATE,
+                key: key(plan, new, bytes)?,
+                old_key: if moved { Some(key(plan, old, bytes)?) } else { None },
+                old_image: if changed.is_empty() {
+                    None
+                } else {
+                    let keys = Keys::new(changed.iter().map(|column| column.name.as_slice()));
+                    Some(write(plan, &keys, &changed, old, bytes)?)
+                },
+                new_image: Some(whole_image(plan, new, bytes)?),
+            }))
+        }
+    })
+}
+
+/// Runs `work`, which encodes by `plan`, with the settings that the plan's types need.
+pub fn with_settings_of<R>(plan: &Plan, work: impl FnOnce() -> R) -> R {
+    if plan.uses_server { with_canonical_settings(plan.needs_all_settings, work) } else { work() }
+}
+
+/// Changed is decided by the bytes of the value, so 1.0 -> 1.00 is a change.
+fn differs(column: &PlannedColumn, old: &Row, new: &Row) -> bool {
+    match (old.get(column.index), new.get(column.index)) {
+        (Some(old), Some(new)) => !old.same(new, column.storage),
+        (old, new) => old.is_some() != new.is_some(),
+    }
+}
+
+/// The image of a whole row.
+pub fn whole_image(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Range<usize>, Error> {
+    write(plan, &plan.whole, &plan.columns, row, bytes)
+}
+
+fn write<C: std::borrow::Borrow<PlannedColumn>>(
+    plan: &Plan,
+    keys: &Keys,
+    columns: &[C],
+    row: &Row,
+    bytes: &mut Vec<u8>,
+) -> Result<Range<usize>, Error> {
+    jsonb::write_object(bytes, keys, |pair, out| {
+        let column = columns[pair].borrow();
+        if column.masked {
+            return jsonb::push_string(out, &plan.policy.placeholder);
+        }
+        match row.get(column.index) {
+            Some(value) => column.encoder.append(value, out),
+            None => jsonb::NULL,
+        }
+    })
+    .map_err(|TooLarge| Error::ImageTooLarge { table: plan.table.clone() })
+}
+
+/// The key of a row, laid out as a text value.
+pub fn key(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Key, Error> {
+    let mut texts = Vec::with_capacity(plan.key.len());
+    let mut first = None;
+    for place in &plan.key {
+        let column = &plan.columns[*place];
+        let value = row.get(column.index).ok_or_else(|| Error::NullKey {
+            table: plan.table.clone(),
+            column: for_message(&column.name).into_owned(),
+        })?;
+        first.get_or_insert((column, value));
+        texts.push(column.encoder.key_text(value));
+    }
+    let (column, value) = first.expect("a plan has a key");
+    let composite;
+    let text: &[u8] = match texts.as_slice() {
+        [one] => one,
+        many => {
+            composite = row_key::composite_text(many);
+            &composite
+        }
+    };
+    let row_key = column.encoder.with_key_part(value, |part| row_key::row_key(part, &texts[0], text, texts.len()));
+    let start = jsonb::begin_varlena(bytes);
+    bytes.extend_from_slice(text);
+    Ok(Key { row_key, text: jsonb::end_varlena(bytes, start) })
+}

@@ -1,0 +1,102 @@
+//! The transaction's own row: written once, in pre-commit, with everything known by then.
+
+use pgrx::pg_sys;
+
+use super::buffer::{self, Summary};
+use super::log::{self, TRANSACTION_FIELDS};
+use crate::catalog::cache;
+use crate::context::settings;
+use crate::error::{Error, OrRaise};
+use crate::pg::datum::{self, text_datum};
+use crate::pg::direct_insert::Field;
+use crate::pg::xact::{SubTransactionEvent, TransactionEvent};
+use crate::pg::{memory, settings as session, types, user, xact};
+
+pub fn on_transaction_event(event: TransactionEvent) {
+    match event {
+        TransactionEvent::PreCommit => finish(false).or_raise(),
+        TransactionEvent::PrePrepare => finish(true).or_raise(),
+        TransactionEvent::Ended { aborted } => {
+            buffer::forget();
+            cache::forget_unfinished_versions(aborted, true);
+        }
+    }
+}
+
+pub fn on_subtransaction_event(event: SubTransactionEvent) {
+    match event {
+        SubTransactionEvent::Committed { id, parent } => buffer::subtransaction_committed(id, parent),
+        SubTransactionEvent::Aborted { id } => {
+            buffer::subtransaction_aborted(id);
+            cache::forget_unfinished_versions(true, false);
+        }
+    }
+}
+
+/// Writes what waits in the buffer and the transaction's row.
+fn finish(prepared: bool) -> Result<(), Error> {
+    if buffer::summary().is_none() {
+        return Ok(());
+    }
+    xact::with_snapshot(|| {
+        buffer::flush()?;
+        let Some(summary) = buffer::summary() else { return Ok(()) };
+        // Drawn after every change's id, and after every commit number that this transaction can have seen.
+        let commit_no = xact::next_block(c"change_id_seq")?;
+        memory::in_transaction_context(|| {
+            with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
+                log::write_transaction(&summary.id, fields)
+            })
+        })?;
+        buffer::set_stamped();
+        Ok(())
+    })
+}
+
+/// Builds the fields of the transaction's row, in the log's column order; without a commit for a
+/// transaction that is still running.
+pub fn with_fields<R>(
+    summary: &Summary,
+    commit: Option<(i64, i64)>,
+    prepared: bool,
+    use_fields: impl FnOnce(&[Field; TRANSACTION_FIELDS]) -> R,
+) -> R {
+    let text = |text: Option<std::ffi::CString>| match text {
+        Some(text) => Field::Datum(text_datum(text.as_bytes())),
+        None => Field::Null,
+    };
+    let datum = |datum: Option<pg_sys::Datum>| datum.map_or(Field::Null, Field::Datum);
+    let role = |role: pg_sys::Oid| Field::Datum(text_datum(user::role_name(role).as_bytes()));
+    let claims = settings::read();
+    let ranges = std::ffi::CString::new(summary.ranges.to_multirange_text()).expect("no NUL in numbers");
+    let (commit_no, committed_at) = match commit {
+        Some((number, at)) => (Field::I64(number), Field::I64(at)),
+        None => (Field::Null, Field::Null),
+    };
+    use_fields(&[
+        Field::Uuid(&summary.id),
+        commit_no,
+        Field::I64(xact::started_at()),
+        Field::I64(summary.occurred_at),
+        committed_at,
+        Field::I64(xact::system_identifier()),
+        Field::I64(xact::full_xid() as i64),
+        Field::I64(summary.changes),
+        Field::I32(xact::backend_pid()),
+        Field::Bool(prepared),
+        summary.action.as_ref().map_or(Field::Null, Field::Uuid),
+        Field::Datum(types::parse(&ranges, pg_sys::INT8MULTIRANGEOID, -1).datum()),
+        summary.snapshot.as_deref().map_or(Field::Null, |image| Field::Datum(datum::bytes_datum(image))),
+        role(summary.session_user),
+        role(summary.outer_user),
+        text(session::application_name()),
+        datum(session::client_address()),
+        datum(claims.actor_ref),
+        text(claims.correlation_id),
+        text(claims.request_id),
+        text(claims.job_id),
+        text(claims.source),
+        datum(claims.context),
+        Field::Null,
+    ])
+}

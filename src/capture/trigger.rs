@@ -1,0 +1,94 @@
+//! Where the server calls in: the three trigger functions. Triggers carry no arguments; what to do with a table
+//! stands in its policy.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use super::buffer::{self, Place};
+use super::image::{self, Change, op};
+use super::whole_table;
+use crate::catalog::cache;
+use crate::catalog::plan::Plan;
+use crate::error::{Error, OrRaise};
+use crate::pg::function::Call;
+use crate::pg::relation;
+use crate::pg::trigger::{RowEvent, TriggerCall};
+
+thread_local! {
+    /// Where a row is laid out before it joins the buffer. Taken out while in use: a cast to json may run
+    /// statements that are captured themselves.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// `threadline.capture_row()`: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
+pub fn capture_row(call: &mut Call) -> pg_sys::Datum {
+    record_row(call).or_raise();
+    pg_sys::Datum::from(0usize)
+}
+
+/// `threadline.capture_flush()`: AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT.
+pub fn capture_flush(call: &mut Call) -> pg_sys::Datum {
+    let function = "capture_flush";
+    let flushed = called_by_trigger(call, function).and_then(|trigger| {
+        if !trigger.is_after_statement() {
+            return Err(Error::WrongTriggerKind { function, expected: "AFTER … FOR EACH STATEMENT" });
+        }
+        plan_of(trigger.relation())?;
+        buffer::flush()
+    });
+    flushed.or_raise();
+    pg_sys::Datum::from(0usize)
+}
+
+/// `threadline.capture_truncate()`: BEFORE TRUNCATE FOR EACH STATEMENT.
+pub fn capture_truncate(call: &mut Call) -> pg_sys::Datum {
+    let function = "capture_truncate";
+    let recorded = called_by_trigger(call, function).and_then(|trigger| {
+        if !trigger.is_before_truncate() {
+            return Err(Error::WrongTriggerKind { function, expected: "BEFORE TRUNCATE … FOR EACH STATEMENT" });
+        }
+        whole_table::record_truncate(trigger.relation(), &*plan_of(trigger.relation())?)
+    });
+    recorded.or_raise();
+    pg_sys::Datum::from(0usize)
+}
+
+fn called_by_trigger<'call>(call: &'call Call, function: &'static str) -> Result<TriggerCall<'call>, Error> {
+    call.trigger().ok_or(Error::NotATrigger { function })
+}
+
+/// The plan of a table under capture. A trigger on any other table is not one that we made.
+pub fn plan_of(relid: pg_sys::Oid) -> Result<std::rc::Rc<Plan>, Error> {
+    cache::plan(relid)?
+        .filter(|plan| plan.policy.enabled)
+        .ok_or_else(|| Error::NotUnderCapture { table: relation::qualified_name(relid) })
+}
+
+fn record_row(call: &Call) -> Result<(), Error> {
+    let function = "capture_row";
+    let trigger = called_by_trigger(call, function)?;
+    let event = trigger
+        .after_row_event()
+        .ok_or(Error::WrongTriggerKind { function, expected: "AFTER INSERT OR UPDATE OR DELETE … FOR EACH ROW" })?;
+    let plan = plan_of(trigger.relation())?;
+    let row = trigger.row();
+    let statement_no = trigger.command(event);
+    match event {
+        RowEvent::Insert => record(&plan, statement_no, &Change::Arrives(op::INSERT, &row)),
+        RowEvent::Update => record(&plan, statement_no, &Change::Updates { old: &row, new: &trigger.new_row() }),
+        RowEvent::Delete => record(&plan, statement_no, &Change::Leaves(op::DELETE, &row)),
+    }
+}
+
+/// Encodes a change and hands it to the buffer.
+pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Error> {
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    if let Some(encoded) = image::encode(plan, change, &mut scratch)? {
+        let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?, statement_no };
+        buffer::add(&place, encoded, &scratch)?;
+    }
+    SCRATCH.set(scratch);
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Recording every row of a table: as its baseline, or as what TRUNCATE removes.
+
+use pgrx::pg_sys;
+
+use super::buffer;
+use super::image::{Change, op};
+use super::trigger::{plan_of, record};
+use crate::catalog::plan::Plan;
+use crate::catalog::policy::Truncate;
+use crate::error::{Error, OrRaise};
+use crate::pg::datum::Value;
+use crate::pg::function::Call;
+use crate::pg::relation::{self, OpenRelation};
+use crate::pg::{memory::Arena, scan, spi, types, xact};
+
+/// `threadline.take_baseline(table_id, relation)`: records every row as op snapshot, with the first id that may
+/// belong to it. The caller holds off writers.
+pub fn take_baseline(call: &mut Call) -> pg_sys::Datum {
+    let (Some(table_id), Some(target)) = (call.value(0).map(Value::as_i32), call.oid(1)) else {
+        return call.return_null();
+    };
+    let count = baseline(table_id, target).or_raise();
+    call.return_value(Some(count.into()))
+}
+
+fn baseline(table_id: i32, target: pg_sys::Oid) -> Result<i64, Error> {
+    let first_id = xact::next_block(c"change_id_seq")?;
+    // An empty table's baseline is a fact of this transaction too.
+    buffer::note(None);
+    let mut count = 0;
+    for leaf in relation::with_partitions(target, pg_sys::AccessShareLock as i32) {
+        count += record_all(leaf, op::SNAPSHOT)?;
+    }
+    buffer::flush()?;
+    spi::execute(
+        "INSERT INTO threadline.baseline (table_id, first_change_id, transaction_id, row_count, taken_at)
+         VALUES ($1, $2, $3, $4, $5)",
+        &[
+            (pg_sys::INT4OID, Some(Value::new(table_id.into()))),
+            (pg_sys::INT8OID, Some(Value::new(first_id.into()))),
+            (pg_sys::UUIDOID, Some(Value::new(buffer::transaction_id().as_ptr().into()))),
+            (pg_sys::INT8OID, Some(Value::new(count.into()))),
+            (pg_sys::TIMESTAMPTZOID, Some(Value::new(types::now().into()))),
+        ],
+    );
+    Ok(count)
+}
+
+/// A trigger on a partitioned table sees one TRUNCATE for all its leaves; a leaf that has our trigger of its
+/// own records itself.
+pub fn record_truncate(target: pg_sys::Oid, plan: &Plan) -> Result<(), Error> {
+    if plan.policy.options.truncate == Truncate::Block {
+        return Err(Error::TruncateBlocked { table: plan.table.clone() });
+    }
+    for leaf in relation::with_partitions(target, pg_sys::AccessExclusiveLock as i32) {
+        if leaf == target || !relation::has_truncate_trigger(leaf) {
+            record_all(leaf, op::TRUNCATE)?;
+        }
+    }
+    buffer::flush()
+}
+
+/// Records each row that the relation itself holds; says how many.
+fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
+    let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
+    if relation.kind() != pg_sys::RELKIND_RELATION {
+        return Ok(0);
+    }
+    let plan = plan_of(relid)?;
+    let command = xact::current_command();
+    let arena = Arena::for_one_use(c"threadline whole table");
+    let mut count = 0;
+    scan::each_row(&relation, |row| {
+        let change = match kind {
+            op::TRUNCATE => Change::Leaves(kind, row),
+            _ => Change::Arrives(kind, row),
+        };
+        arena.with(|| record(&plan, command, &change)).or_raise();
+        arena.reset();
+        count += 1;
+    });
+    Ok(count)
+}

@@ -1,0 +1,6 @@
+//! What is under capture and how: policies, the plan made of each for the hot path, and the shapes recorded.
+
+pub mod cache;
+pub mod plan;
+pub mod policy;
+pub mod version;

@@ -1,0 +1,61 @@
+//! The session's plans, by relation. Invalidation only marks a plan; it is made anew when next asked for, and a
+//! row being captured keeps the plan it started with.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use super::plan::Plan;
+use crate::error::Error;
+
+thread_local! {
+    static PLANS: RefCell<HashMap<pg_sys::Oid, Rc<Plan>>> = RefCell::new(HashMap::new());
+    /// Invalidations that arrived while the map was borrowed.
+    static ALL_STALE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The plan for a relation, whether or not it is captured now; None when it never was.
+pub fn plan(relid: pg_sys::Oid) -> Result<Option<Rc<Plan>>, Error> {
+    if ALL_STALE.replace(false) {
+        PLANS.with_borrow_mut(HashMap::clear);
+    }
+    let cached = PLANS.with_borrow(|plans| plans.get(&relid).filter(|plan| plan.valid.get()).cloned());
+    if cached.is_some() {
+        return Ok(cached);
+    }
+    let Some(plan) = Plan::build(relid)?.map(Rc::new) else { return Ok(None) };
+    PLANS.with_borrow_mut(|plans| plans.insert(relid, plan.clone()));
+    Ok(Some(plan))
+}
+
+/// The relation (or, without one, every relation) changed in a way that may matter to its plan. Called from the
+/// server's invalidation callback: it may come at any time, so it only marks.
+pub fn invalidate(relid: Option<pg_sys::Oid>) {
+    PLANS.with(|plans| match plans.try_borrow() {
+        Ok(plans) => match relid {
+            // A partition's plan depends on its captured parent too.
+            Some(relid) => plans
+                .iter()
+                .filter(|(key, plan)| **key == relid || plan.policy.root == relid)
+                .for_each(|(_, plan)| plan.valid.set(false)),
+            None => plans.values().for_each(|plan| plan.valid.set(false)),
+        },
+        Err(_) => ALL_STALE.set(true),
+    });
+}
+
+/// A transaction or savepoint ended: a version number it recorded is now everyone's, or gone with it.
+pub fn forget_unfinished_versions(rolled_back: bool, whole_transaction: bool) {
+    PLANS.with_borrow(|plans| {
+        for plan in plans.values().filter(|plan| plan.version_is_ours.get()) {
+            if rolled_back {
+                plan.valid.set(false);
+            }
+            if whole_transaction {
+                plan.version_is_ours.set(false);
+            }
+        }
+    });
+}

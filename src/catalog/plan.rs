@@ -1,0 +1,126 @@
+//! Everything the hot path needs to know of a relation, worked out once: which columns an image has, in jsonb's
+//! order, how each is written, which make the key. Per row it is only read.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use super::policy::{self, KnownNames, Policy, Redaction};
+use super::version::{self, VersionColumn};
+use crate::capture::encode::Encoder;
+use crate::capture::jsonb::{self, Keys};
+use crate::error::Error;
+use crate::pg::datum::Storage;
+use crate::pg::relation::{self, Column, OpenRelation};
+use crate::pg::types;
+
+/// A column that images have.
+pub struct PlannedColumn {
+    pub name: Vec<u8>,
+    /// Its place in the row.
+    pub index: usize,
+    pub type_oid: pg_sys::Oid,
+    pub type_modifier: i32,
+    pub storage: Storage,
+    pub encoder: Encoder,
+    pub masked: bool,
+}
+
+pub struct Plan {
+    pub policy: Policy,
+    /// The relation's own name, for messages.
+    pub table: String,
+    /// Images' columns in jsonb's key order; excluded ones are not among them.
+    pub columns: Vec<PlannedColumn>,
+    /// The key half of whole images.
+    pub whole: Keys,
+    /// The key columns, as places in `columns`, in key order.
+    pub key: Vec<usize>,
+    /// Some column is written by the server's to_jsonb.
+    pub uses_server: bool,
+    /// … and one of them needs more than the plain settings.
+    pub needs_all_settings: bool,
+    /// The present shape of the captured table, and the newest recorded one, for when capture needs its number.
+    shape: Vec<VersionColumn>,
+    latest: Option<version::Version>,
+    version: Cell<Option<i32>>,
+    /// The version was recorded by a transaction that has not ended.
+    pub version_is_ours: Cell<bool>,
+    pub valid: Cell<bool>,
+}
+
+impl Plan {
+    /// None when no policy covers the relation.
+    pub fn build(relid: pg_sys::Oid) -> Result<Option<Plan>, Error> {
+        let Some(policy) = policy::find(relid)? else { return Ok(None) };
+        let latest = version::latest(policy.table_id)?;
+        let known = KnownNames(latest.as_ref().map(|version| version.columns.as_slice()));
+
+        // The policy speaks of the captured table; a partition may have its columns in another order.
+        let root_columns = OpenRelation::open(policy.root, pg_sys::AccessShareLock as i32).columns();
+        let shape = version::current_columns(&policy, &root_columns, &known);
+        let key_names: Vec<&Vec<u8>> =
+            policy.key_places(&root_columns, &known)?.into_iter().map(|place| &root_columns[place].name).collect();
+        let redaction = |name: &[u8]| {
+            root_columns
+                .iter()
+                .find(|column| column.name == name)
+                .map_or(Redaction::None, |column| policy.redaction(column, &known))
+        };
+
+        let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
+        let mut live: Vec<Column> = relation
+            .columns()
+            .into_iter()
+            .filter(|column| !column.virtual_generated && redaction(&column.name) != Redaction::Exclude)
+            .collect();
+        live.sort_by(|a, b| jsonb::key_order(&a.name, &b.name));
+        let columns: Vec<PlannedColumn> = live
+            .into_iter()
+            .map(|column| PlannedColumn {
+                masked: redaction(&column.name) == Redaction::Mask,
+                encoder: Encoder::for_type(column.type_oid),
+                index: column.index,
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+                storage: column.storage,
+                name: column.name,
+            })
+            .collect();
+        let key = key_names
+            .into_iter()
+            .map(|name| {
+                columns.iter().position(|column| column.name == *name).ok_or_else(|| Error::KeyColumnGone {
+                    table: relation::qualified_name(relid),
+                    column: String::from_utf8_lossy(name).into_owned(),
+                })
+            })
+            .collect::<Result<Vec<usize>, Error>>()?;
+        let server = |column: &&PlannedColumn| column.encoder.is_server() && !column.masked;
+        Ok(Some(Plan {
+            table: relation::qualified_name(relid),
+            whole: Keys::new(columns.iter().map(|column| column.name.as_slice())),
+            key,
+            uses_server: columns.iter().any(|column| server(&column)),
+            needs_all_settings: columns.iter().filter(server).any(|c| types::needs_all_settings(c.type_oid)),
+            columns,
+            shape,
+            latest,
+            version: Cell::new(None),
+            version_is_ours: Cell::new(false),
+            valid: Cell::new(true),
+            policy,
+        }))
+    }
+
+    /// The number of the table's present shape, recorded now if it is a new one.
+    pub fn version(&self) -> Result<i32, Error> {
+        if let Some(number) = self.version.get() {
+            return Ok(number);
+        }
+        let (number, ours) = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone())?;
+        self.version.set(Some(number));
+        self.version_is_ours.set(ours);
+        Ok(number)
+    }
+}

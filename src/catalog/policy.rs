@@ -1,0 +1,245 @@
+//! A table's capture policy, read from threadline.captured_table as it is committed now: what is configured
+//! is what is deployed, in every session, from its next statement on.
+
+use pgrx::pg_sys;
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::pg::datum::for_message;
+use crate::pg::relation::{self, Column, own_relation};
+use crate::pg::{scan, types};
+
+/// What TRUNCATE of a captured table does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Truncate {
+    /// Every row is recorded.
+    #[default]
+    Capture,
+    /// TRUNCATE fails.
+    Block,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    pub skip_noop: bool,
+    pub truncate: Truncate,
+}
+
+/// Columns a policy names, by name and by the attribute numbers they had then.
+#[derive(Clone, Debug, Default)]
+pub struct NamedColumns {
+    pub names: Vec<Vec<u8>>,
+    pub attnums: Vec<i16>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub table_id: i32,
+    /// The captured table itself: for a leaf partition, the partitioned table that is under capture.
+    pub root: pg_sys::Oid,
+    pub key: NamedColumns,
+    pub exclude: NamedColumns,
+    pub mask: NamedColumns,
+    pub placeholder: Vec<u8>,
+    pub options: Options,
+    pub enabled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redaction {
+    None,
+    Mask,
+    Exclude,
+}
+
+/// The places of threadline.captured_table's columns (sql/install/storage.sql).
+mod column {
+    pub const TABLE_ID: usize = 0;
+    pub const RELATION: usize = 1;
+    pub const SCHEMA_NAME: usize = 3;
+    pub const TABLE_NAME: usize = 4;
+    pub const KEY_COLUMNS: usize = 5;
+    pub const KEY_ATTNUMS: usize = 6;
+    pub const EXCLUDE: usize = 7;
+    pub const EXCLUDE_ATTNUMS: usize = 8;
+    pub const MASK: usize = 9;
+    pub const MASK_ATTNUMS: usize = 10;
+    pub const PLACEHOLDER: usize = 11;
+    pub const OPTIONS: usize = 12;
+    pub const ENABLED: usize = 13;
+}
+
+/// The policy that covers a relation: its own, or that of the partitioned table it belongs to.
+pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
+    let table =
+        own_relation(c"captured_table").ok_or_else(|| Error::StorageMissing { relation: "captured_table".into() })?;
+    for candidate in relation::with_ancestors(relid) {
+        let name = relation::schema_and_name(candidate);
+        let mut found: Option<(bool, Policy)> = None;
+        scan::each_current_row(table, |row| {
+            let get = |index: usize| row.get(index).expect("a NOT NULL column of captured_table");
+            if get(column::RELATION).as_i32() as u32 != candidate.to_u32() {
+                return;
+            }
+            // In a restored database a dropped table's row may hold, as a bare number, the OID of another table:
+            // the row whose recorded name fits, else the newest, is the one.
+            let fits = name.as_ref().is_some_and(|(schema, table)| {
+                schema.as_bytes() == get(column::SCHEMA_NAME).name_bytes()
+                    && table.as_bytes() == get(column::TABLE_NAME).name_bytes()
+            });
+            let columns = |names: usize, attnums: usize| NamedColumns {
+                names: scan::names_of(get(names)),
+                attnums: scan::smallints_of(get(attnums)),
+            };
+            let policy = Policy {
+                table_id: get(column::TABLE_ID).as_i32(),
+                root: candidate,
+                key: columns(column::KEY_COLUMNS, column::KEY_ATTNUMS),
+                exclude: columns(column::EXCLUDE, column::EXCLUDE_ATTNUMS),
+                mask: columns(column::MASK, column::MASK_ATTNUMS),
+                placeholder: get(column::PLACEHOLDER).payload().to_vec(),
+                options: serde_json::from_slice(&types::jsonb_text(get(column::OPTIONS))).unwrap_or_default(),
+                enabled: get(column::ENABLED).as_bool(),
+            };
+            let better =
+                found.as_ref().is_none_or(|(best_fits, best)| (fits, policy.table_id) > (*best_fits, best.table_id));
+            if better {
+                found = Some((fits, policy));
+            }
+        });
+        if let Some((_, policy)) = found {
+            return Ok(Some(policy));
+        }
+    }
+    Ok(None)
+}
+
+/// The shape last recorded, as far as finding renamed columns needs it.
+pub struct KnownNames<'a>(pub Option<&'a [super::version::VersionColumn]>);
+
+impl KnownNames<'_> {
+    /// Whether `column` is one that the record knows by another name: it was renamed since. A restored table may
+    /// have other attribute numbers, but then the record knows its names.
+    fn was_renamed(&self, column: &Column) -> bool {
+        let name = for_message(&column.name);
+        self.0.is_some_and(|known| {
+            known.iter().any(|old| old.attnum == column.attnum) && !known.iter().any(|old| old.name == name)
+        })
+    }
+}
+
+impl Policy {
+    /// How a column is redacted. A renamed column stays redacted, and so does a new one under the old name.
+    pub fn redaction(&self, column: &Column, known: &KnownNames) -> Redaction {
+        let named = |columns: &NamedColumns| {
+            columns.names.contains(&column.name)
+                || (columns.attnums.contains(&column.attnum) && known.was_renamed(column))
+        };
+        if named(&self.exclude) {
+            Redaction::Exclude
+        } else if named(&self.mask) {
+            Redaction::Mask
+        } else {
+            Redaction::None
+        }
+    }
+
+    /// The key columns' places among the root's columns, in key order.
+    pub fn key_places(&self, columns: &[Column], known: &KnownNames) -> Result<Vec<usize>, Error> {
+        self.key
+            .names
+            .iter()
+            .zip(&self.key.attnums)
+            .map(|(name, attnum)| {
+                columns
+                    .iter()
+                    .position(|column| column.attnum == *attnum && known.was_renamed(column))
+                    .or_else(|| columns.iter().position(|column| column.name == *name))
+                    .ok_or_else(|| Error::KeyColumnGone {
+                        table: relation::qualified_name(self.root),
+                        column: for_message(name).into_owned(),
+                    })
+            })
+            .collect()
+    }
+
+    /// The names of the key columns, as callers know them.
+    pub fn key_names(&self) -> Vec<String> {
+        self.key.names.iter().map(|name| for_message(name).into_owned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::version::VersionColumn;
+    use crate::pg::datum::Storage;
+
+    fn live(attnum: i16, name: &str) -> Column {
+        Column {
+            index: attnum as usize - 1,
+            attnum,
+            name: name.as_bytes().to_vec(),
+            type_oid: pg_sys::TEXTOID,
+            type_modifier: -1,
+            storage: Storage { len: -1, by_value: false },
+            virtual_generated: false,
+        }
+    }
+
+    fn recorded(columns: &[(i16, &str)]) -> Vec<VersionColumn> {
+        columns
+            .iter()
+            .map(|(attnum, name)| VersionColumn {
+                attnum: *attnum,
+                name: (*name).into(),
+                type_name: "text".into(),
+                redact: None,
+            })
+            .collect()
+    }
+
+    fn policy(mask: &[(&str, i16)]) -> Policy {
+        Policy {
+            table_id: 1,
+            root: pg_sys::InvalidOid,
+            key: NamedColumns::default(),
+            exclude: NamedColumns::default(),
+            mask: NamedColumns {
+                names: mask.iter().map(|(name, _)| name.as_bytes().to_vec()).collect(),
+                attnums: mask.iter().map(|(_, attnum)| *attnum).collect(),
+            },
+            placeholder: Vec::new(),
+            options: Options::default(),
+            enabled: true,
+        }
+    }
+
+    #[test]
+    fn a_renamed_column_stays_masked() {
+        let shape = recorded(&[(1, "id"), (2, "ssn")]);
+        let known = KnownNames(Some(&shape));
+        let policy = policy(&[("ssn", 2)]);
+        assert_eq!(policy.redaction(&live(2, "ssn_old"), &known), Redaction::Mask);
+        assert_eq!(policy.redaction(&live(3, "ssn"), &known), Redaction::Mask);
+        assert_eq!(policy.redaction(&live(3, "email"), &known), Redaction::None);
+    }
+
+    #[test]
+    fn restored_attribute_numbers_do_not_mask_a_neighbour() {
+        let shape = recorded(&[(1, "id"), (3, "ssn"), (4, "email")]);
+        let known = KnownNames(Some(&shape));
+        let policy = policy(&[("ssn", 3)]);
+        assert_eq!(policy.redaction(&live(2, "ssn"), &known), Redaction::Mask);
+        assert_eq!(policy.redaction(&live(3, "email"), &known), Redaction::None);
+    }
+
+    #[test]
+    fn options_have_defaults() {
+        assert_eq!(serde_json::from_str::<Options>("{}").unwrap(), Options::default());
+        let options: Options = serde_json::from_str(r#"{"skip_noop": true, "truncate": "block"}"#).unwrap();
+        assert!(options.skip_noop && options.truncate == Truncate::Block);
+    }
+}
