@@ -1,0 +1,71 @@
+-- Functions of the shared library (src/symbols.rs).
+
+CREATE FUNCTION threadline.capture_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_row';
+CREATE FUNCTION threadline.capture_flush() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_flush';
+CREATE FUNCTION threadline.capture_truncate() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_truncate';
+COMMENT ON FUNCTION threadline.capture_row() IS 'Trigger: records a changed row. Made by audit_enable(); refuses tables without a capture policy.';
+COMMENT ON FUNCTION threadline.capture_flush() IS 'Trigger: writes what a statement changed to the log. Made by audit_enable().';
+COMMENT ON FUNCTION threadline.capture_truncate() IS 'Trigger: records the rows that TRUNCATE removes, or blocks it. Made by audit_enable().';
+
+CREATE FUNCTION threadline.audit_enable(
+    target regclass,
+    exclude name[] DEFAULT NULL,
+    mask name[] DEFAULT NULL,
+    mask_placeholder text DEFAULT NULL,
+    key_columns name[] DEFAULT NULL,
+    baseline boolean DEFAULT true,
+    options jsonb DEFAULT NULL
+) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'audit_enable';
+COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], name[], text, name[], boolean, jsonb) IS
+'Puts a table under capture, or changes how it is captured; calling it again is harmless. NULL keeps what is set, ''{}'' clears it. The caller must own the table.
+exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"skip_noop": bool, "truncate": "capture"|"block"}.
+A partitioned table covers its partitions, present and future. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
+
+CREATE FUNCTION threadline.audit_disable(target regclass) RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'audit_disable';
+COMMENT ON FUNCTION threadline.audit_disable(regclass) IS
+'Stops capture of a table and keeps its history; the time until it is enabled again is a gap (audit_gaps). The caller must own the table. Errors: 42501 not the owner, 55000 not under capture.';
+
+CREATE FUNCTION threadline.take_baseline(p_table_id integer, target regclass) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'take_baseline';
+COMMENT ON FUNCTION threadline.take_baseline(integer, regclass) IS 'Internal: records every row of a table as op snapshot; returns how many. The caller holds SHARE ROW EXCLUSIVE on the table.';
+
+CREATE FUNCTION threadline.invalidate_relation(target regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'invalidate_relation';
+COMMENT ON FUNCTION threadline.invalidate_relation(regclass) IS 'Internal: makes every session read the capture policy of a table and its partitions anew.';
+
+CREATE FUNCTION threadline.current_audit_transaction_id() RETURNS uuid
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'current_audit_transaction_id';
+COMMENT ON FUNCTION threadline.current_audit_transaction_id() IS
+'The id that the current transaction has, or will have once it changes something, in audit_transactions. The same until the transaction ends.';
+
+CREATE FUNCTION threadline.note_action(action_id uuid) RETURNS void
+    LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'note_action';
+COMMENT ON FUNCTION threadline.note_action(uuid) IS 'Internal: the current transaction gets a row in audit_transactions even if it changes nothing, with this action.';
+
+CREATE FUNCTION threadline.origin() RETURNS bigint
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'origin';
+COMMENT ON FUNCTION threadline.origin() IS 'The system identifier of this cluster, as pg_control_system() shows it.';
+
+CREATE FUNCTION threadline.pending_changes() RETURNS SETOF threadline.change_log
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'pending_changes';
+COMMENT ON FUNCTION threadline.pending_changes() IS 'Internal: changes of the current transaction that still wait in the session''s buffer.';
+
+CREATE FUNCTION threadline.pending_transaction() RETURNS SETOF threadline.transaction_log
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'pending_transaction';
+COMMENT ON FUNCTION threadline.pending_transaction() IS 'Internal: the current transaction''s row, once it has recorded something; commit_no and committed_at are NULL.';
+
+CREATE FUNCTION threadline.key_lookup(target regclass, given text, OUT table_id integer, OUT row_key bigint, OUT key text)
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'key_lookup';
+COMMENT ON FUNCTION threadline.key_lookup(regclass, text) IS 'Internal: a row key as typed (the key column''s value, or a JSON object naming every key column) in the form the log stores. Errors: 42704 the table has never been under capture, 22023 wrong key columns.';
+
+CREATE FUNCTION threadline.table_lookup(target regclass) RETURNS integer
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_lookup';
+COMMENT ON FUNCTION threadline.table_lookup(regclass) IS 'Internal: the captured table that a relation is, or is a partition of. Error 42704: it has never been under capture.';
+
+CREATE FUNCTION threadline.row_image(r anyelement) RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_image';
+COMMENT ON FUNCTION threadline.row_image(anyelement) IS 'A row of a captured table as capture would store it now, excluded and masked columns included: SELECT threadline.row_image(t) FROM orders t.';
+
+CREATE FUNCTION threadline.row_key(r anyelement, OUT row_key bigint, OUT key text)
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_key';
+COMMENT ON FUNCTION threadline.row_key(anyelement) IS 'The key of a row of a captured table as the log stores it, and the number its index is ordered by.';

@@ -1,0 +1,22 @@
+-- The schema belongs to the extension: made here, dropped with it. One that is already there is someone else's.
+DO $$
+BEGIN
+    IF pg_catalog.to_regnamespace('threadline') IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'duplicate_schema',
+            MESSAGE = 'schema "threadline" already exists and does not belong to this extension',
+            DETAIL = 'Another audit library may keep its tables there.',
+            HINT = 'Rename it first: ALTER SCHEMA threadline RENAME TO threadline_old;';
+    END IF;
+    IF pg_catalog.to_regclass('public.audit_changes') IS NOT NULL THEN
+        RAISE NOTICE USING
+            MESSAGE = 'table "public.audit_changes" belongs to another audit system and is left alone',
+            HINT = 'Name ours in full, threadline.audit_changes, or put threadline before public: SET search_path = threadline, public;';
+    END IF;
+END
+$$;
+
+CREATE SCHEMA threadline;
+
+COMMENT ON SCHEMA threadline IS
+    'threadline_forensics: row-change capture, time travel and incident forensics. Nothing is granted here by default but what applications call to say who they are; see threadline.audit_grant().';

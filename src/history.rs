@@ -1,0 +1,4 @@
+//! Reading the record. What SQL can say stands in sql/install; here is what needs the encoders.
+
+pub mod key;
+pub mod row;

@@ -1,0 +1,115 @@
+//! From a key as a caller types it to the form the log stores.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use serde_json::value::RawValue;
+
+use crate::capture::image;
+use crate::catalog::cache;
+use crate::catalog::plan::Plan;
+use crate::error::{Error, OrRaise};
+use crate::pg::datum::{bytes_datum, for_message};
+use crate::pg::function::Call;
+use crate::pg::relation::{self, Row};
+use crate::pg::types;
+
+/// `threadline.key_lookup(target, key)` → (table_id, row_key, key)
+pub fn key_lookup(call: &mut Call) -> pg_sys::Datum {
+    let target = call.oid(0).unwrap_or(pg_sys::InvalidOid);
+    let given = call.text(1).map(<[u8]>::to_vec);
+    let (table_id, row_key, key) = look_up(target, given.as_deref()).or_raise();
+    call.return_row(&mut [Some(table_id.into()), Some(row_key.into()), Some(bytes_datum(&key))])
+}
+
+/// `threadline.table_lookup(target)` → table_id: the captured table of a relation.
+pub fn table_lookup(call: &mut Call) -> pg_sys::Datum {
+    let target = call.oid(0).unwrap_or(pg_sys::InvalidOid);
+    let plan = plan_of_history(target).or_raise();
+    call.return_value(Some(plan.policy.table_id.into()))
+}
+
+/// The plan of a table that has a history, captured now or once.
+pub fn plan_of_history(target: pg_sys::Oid) -> Result<Rc<Plan>, Error> {
+    cache::plan(target)?.ok_or_else(|| Error::NoHistory { table: relation::qualified_name(target) })
+}
+
+fn look_up(target: pg_sys::Oid, given: Option<&[u8]>) -> Result<(i32, i64, Vec<u8>), Error> {
+    let plan = plan_of_history(target)?;
+    let names: Vec<String> =
+        plan.key.iter().map(|place| for_message(&plan.columns[*place].name).into_owned()).collect();
+    let wrong = |detail: String| Error::WrongKey { table: plan.table.clone(), columns: names.clone(), detail };
+    let given = given.ok_or_else(|| wrong("The key is NULL.".into()))?;
+    let texts = match texts_of_object(&for_message(given), &names) {
+        Some(texts) => texts.map_err(wrong)?,
+        None if names.len() == 1 => vec![for_message(given).into_owned()],
+        None => return Err(wrong(format!("The key has {} columns, one value was given.", names.len()))),
+    };
+    let mut values = vec![None; plan.columns.iter().map(|column| column.index + 1).max().unwrap_or(0)];
+    for (place, text) in plan.key.iter().zip(texts) {
+        let column = &plan.columns[*place];
+        let text = CString::new(text).map_err(|_| wrong("A key value holds a NUL character.".into()))?;
+        values[column.index] = Some(types::parse(&text, column.type_oid, column.type_modifier));
+    }
+    let mut bytes = Vec::new();
+    let key = image::with_settings_of(&plan, || image::key(&plan, &Row::of_values(values), &mut bytes))?;
+    Ok((plan.policy.table_id, key.row_key, bytes[key.text].to_vec()))
+}
+
+/// The values of a JSON object that names the key columns, in their order. None when `given` is to be read as a
+/// plain value: it is no JSON object, or the key is one column and the object names another.
+fn texts_of_object(given: &str, names: &[String]) -> Option<Result<Vec<String>, String>> {
+    let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(given.trim_start()).ok()?;
+    let matches = fields.len() == names.len() && names.iter().all(|name| fields.contains_key(name));
+    if !matches {
+        let found: Vec<&str> = fields.keys().map(String::as_str).collect();
+        return Some(Err(format!("The object names: {}.", found.join(", "))));
+    }
+    names
+        .iter()
+        .map(|name| match fields[name].get() {
+            "null" => Err(format!("Key column \"{name}\" is null.")),
+            raw if raw.starts_with('"') => {
+                serde_json::from_str::<String>(raw).map_err(|error| format!("Key column \"{name}\": {error}."))
+            }
+            raw => Ok(raw.to_owned()),
+        })
+        .collect::<Result<Vec<String>, String>>()
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        let texts = texts_of_object(r#"{"id": 12345678901234567890.10}"#, &names(&["id"])).unwrap().unwrap();
+        assert_eq!(texts, ["12345678901234567890.10"]);
+    }
+
+    #[test]
+    fn values_come_in_the_order_of_the_key() {
+        let texts = texts_of_object(r#"{"line_no": 2, "order_id": "x\"y"}"#, &names(&["order_id", "line_no"]));
+        assert_eq!(texts.unwrap().unwrap(), ["x\"y", "2"]);
+    }
+
+    #[test]
+    fn wrong_columns_are_named() {
+        let error = texts_of_object(r#"{"order": 1}"#, &names(&["id"])).unwrap().unwrap_err();
+        assert_eq!(error, "The object names: order.");
+        assert!(texts_of_object(r#"{"id": null}"#, &names(&["id"])).unwrap().is_err());
+    }
+
+    #[test]
+    fn what_is_no_object_is_a_plain_value() {
+        assert!(texts_of_object("42", &names(&["id"])).is_none());
+        assert!(texts_of_object("{not json", &names(&["id"])).is_none());
+    }
+}

@@ -1,0 +1,42 @@
+//! A live row as capture would store it: for comparing the record with the table.
+
+use pgrx::pg_sys;
+
+use super::key::plan_of_history;
+use crate::capture::image;
+use crate::error::{Error, OrRaise};
+use crate::pg::datum::bytes_datum;
+use crate::pg::function::{Call, composite_argument};
+
+/// `threadline.row_image(row)` → jsonb
+pub fn row_image(call: &mut Call) -> pg_sys::Datum {
+    if call.value(0).is_none() {
+        return call.return_null();
+    }
+    let function = "row_image";
+    let image = composite_argument(call, 0).ok_or(Error::NotATableRow { function }).and_then(|(relid, row)| {
+        let plan = plan_of_history(relid)?;
+        let mut bytes = Vec::new();
+        let place = image::with_settings_of(&plan, || image::whole_image(&plan, &row, &mut bytes))?;
+        Ok(bytes_datum(&bytes[place]))
+    });
+    call.return_value(Some(image.or_raise()))
+}
+
+/// `threadline.row_key(row)` → (row_key, key)
+pub fn row_key(call: &mut Call) -> pg_sys::Datum {
+    if call.value(0).is_none() {
+        return call.return_null();
+    }
+    let function = "row_key";
+    let (row_key, text) = composite_argument(call, 0)
+        .ok_or(Error::NotATableRow { function })
+        .and_then(|(relid, row)| {
+            let plan = plan_of_history(relid)?;
+            let mut bytes = Vec::new();
+            let key = image::with_settings_of(&plan, || image::key(&plan, &row, &mut bytes))?;
+            Ok((key.row_key, bytes_datum(&bytes[key.text])))
+        })
+        .or_raise();
+    call.return_row(&mut [Some(row_key.into()), Some(text)])
+}

@@ -1,0 +1,36 @@
+//! Row-change capture, time travel and incident forensics inside PostgreSQL.
+//!
+//! Arrows point down: SQL surface (`sql/install`), features, `catalog` and `context`, `pg`. See README.md.
+
+use pgrx::prelude::*;
+
+pub mod capture;
+pub mod catalog;
+pub mod context;
+pub mod error;
+pub mod history;
+pub mod pg;
+pub mod symbols;
+
+::pgrx::pg_module_magic!(name = c"threadline_forensics", version = c"0.1.0");
+
+extension_sql_file!("../sql/install/schema.sql", name = "schema", bootstrap);
+extension_sql_file!("../sql/install/storage.sql", name = "storage", requires = ["schema"]);
+extension_sql_file!("../sql/install/library.sql", name = "library", requires = ["storage"]);
+extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
+extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
+extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["capture"]);
+
+/// Runs when a session first uses the extension; no preloading is needed.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    if pg::settings::is_binary_upgrade() {
+        return;
+    }
+    context::settings::define();
+    pg::xact::register(
+        capture::transaction::on_transaction_event,
+        capture::transaction::on_subtransaction_event,
+        catalog::cache::invalidate,
+    );
+}

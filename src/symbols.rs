@@ -1,0 +1,21 @@
+//! The C symbols behind sql/install/library.sql.
+
+crate::sql_functions! {
+    capture_row / pg_finfo_capture_row => crate::capture::trigger::capture_row;
+    capture_flush / pg_finfo_capture_flush => crate::capture::trigger::capture_flush;
+    capture_truncate / pg_finfo_capture_truncate => crate::capture::trigger::capture_truncate;
+    audit_enable / pg_finfo_audit_enable => crate::capture::face::audit_enable;
+    audit_disable / pg_finfo_audit_disable => crate::capture::face::audit_disable;
+    take_baseline / pg_finfo_take_baseline => crate::capture::whole_table::take_baseline;
+    invalidate_relation / pg_finfo_invalidate_relation => crate::capture::face::invalidate_relation;
+    current_audit_transaction_id / pg_finfo_current_audit_transaction_id =>
+        crate::capture::face::current_audit_transaction_id;
+    note_action / pg_finfo_note_action => crate::capture::face::note_action;
+    origin / pg_finfo_origin => crate::capture::face::origin;
+    pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
+    pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
+    key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
+    table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
+    row_image / pg_finfo_row_image => crate::history::row::row_image;
+    row_key / pg_finfo_row_key => crate::history::row::row_key;
+}
