@@ -20,6 +20,15 @@ extension_sql_file!("../sql/install/library.sql", name = "library", requires = [
 extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
 extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["capture"]);
+extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["views"]);
+extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
+extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
+extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
+extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
+extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
+extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
+extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
+extension_sql_file!("../sql/install/grants.sql", name = "grants", finalize);
 
 /// Runs when a session first uses the extension; no preloading is needed.
 #[pg_guard]

@@ -1,0 +1,468 @@
+-- What rows and tables were at a time. "At T" is: as of everything committed at or before T.
+
+CREATE TYPE threadline.audit_row_state AS (
+    status         text,
+    row_data       jsonb,
+    change_id      bigint,
+    transaction_id uuid,
+    committed_at   timestamptz,
+    complete       boolean,
+    moved_to       jsonb
+);
+COMMENT ON TYPE threadline.audit_row_state IS 'A row as it was at a time.';
+COMMENT ON COLUMN threadline.audit_row_state.status IS 'present, deleted (or moved to another key), never_seen, before_horizon (the record starts later), purged.';
+COMMENT ON COLUMN threadline.audit_row_state.row_data IS 'The row in its shape of then, redacted as recorded; NULL unless present.';
+COMMENT ON COLUMN threadline.audit_row_state.change_id IS 'The change that says so, with its transaction and commit time; NULL when no change does.';
+COMMENT ON COLUMN threadline.audit_row_state.complete IS 'False when a gap lies between that change and the time asked for, when a transaction in flight may still commit into it, and for before_horizon and purged.';
+COMMENT ON COLUMN threadline.audit_row_state.moved_to IS 'The key the row went on under, when it was moved away by an update of its key.';
+
+CREATE TYPE threadline.audit_table_state_row AS (
+    table_pk jsonb,
+    row_data jsonb
+);
+COMMENT ON TYPE threadline.audit_table_state_row IS 'One row of a table as it was: key as text values, row in its shape of then.';
+
+-- Where a table's state at a horizon starts. first_change_id is NULL when no baseline counts yet.
+CREATE TYPE threadline.state_base AS (
+    first_change_id bigint,
+    since           timestamptz,
+    purged          boolean
+);
+
+-- The greatest commit_no that counts at T; 0 when nothing was committed by then. commit_no is drawn before
+-- committed_at is stamped, so neighbours may carry them in opposite order: the last few hundred decide.
+CREATE FUNCTION threadline.commit_horizon(at timestamptz) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF commit_horizon.at IS NULL OR (isfinite(commit_horizon.at) AND commit_horizon.at > clock_timestamp()) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = CASE WHEN commit_horizon.at IS NULL THEN 'the time to look back to is NULL'
+                           ELSE format('the time to look back to, %s, is in the future', commit_horizon.at) END,
+            HINT = 'For the latest committed state give ''infinity''.';
+    END IF;
+    IF commit_horizon.at = 'infinity' THEN
+        RETURN 9223372036854775807;
+    END IF;
+    RETURN coalesce((
+        SELECT max(n.commit_no)
+        FROM (SELECT x.commit_no
+              FROM threadline.readable_transaction x
+              WHERE x.committed_at <= commit_horizon.at
+              ORDER BY x.committed_at DESC, x.commit_no DESC
+              LIMIT 256) n), 0);
+END
+$$;
+
+-- Whether as-of T can no longer change. Proof by a witness: a transaction whose xid precedes every one in flight
+-- and that started after T; whatever is in flight got its xid later still, so it is stamped later than T.
+-- Without a witness it is enough that nothing was in flight when our snapshot was taken, and T is not after that;
+-- on a standby, where later commits may only be waiting to be replayed, it is not. 'infinity' means the snapshot itself.
+CREATE FUNCTION threadline.settled(at timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_snapshot constant pg_snapshot := pg_current_snapshot();
+    v_standby constant boolean := pg_is_in_recovery();
+    v_oldest xid8;
+BEGIN
+    IF settled.at = 'infinity' THEN
+        RETURN true;
+    END IF;
+    IF v_standby THEN
+        v_oldest := pg_snapshot_xmin(v_snapshot);
+    ELSE
+        SELECT x.xid INTO v_oldest
+        FROM pg_snapshot_xip(v_snapshot) AS x (xid)
+        WHERE x.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()
+        ORDER BY x.xid
+        LIMIT 1;
+        IF v_oldest IS NULL
+           AND settled.at <= (CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+                                   THEN transaction_timestamp() ELSE statement_timestamp() END) THEN
+            RETURN true;
+        END IF;
+        v_oldest := coalesce(v_oldest, pg_snapshot_xmax(v_snapshot));
+    END IF;
+    RETURN EXISTS (
+        SELECT
+        FROM (SELECT x.started_at, x.xid, x.origin
+              FROM threadline.readable_transaction x
+              WHERE x.committed_at > settled.at
+              ORDER BY x.committed_at, x.commit_no
+              LIMIT 256) w
+        WHERE w.started_at > settled.at AND w.xid < v_oldest AND w.origin = threadline.origin());
+END
+$$;
+
+-- The newest baseline committed by a horizon; with a NULL horizon the newest the caller sees.
+CREATE FUNCTION threadline.state_base(p_table_id integer, p_horizon bigint) RETURNS threadline.state_base
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_base threadline.state_base;
+    v_purged timestamptz;
+BEGIN
+    SELECT b.first_change_id, coalesce(b.committed_at, b.taken_at) INTO v_base.first_change_id, v_base.since
+    FROM threadline.readable_baseline b
+    WHERE b.table_id = p_table_id AND (p_horizon IS NULL OR b.commit_no <= p_horizon)
+    ORDER BY b.first_change_id DESC
+    LIMIT 1;
+    SELECT max(g.until_at) INTO v_purged
+    FROM threadline.readable_gap g
+    WHERE g.table_id = p_table_id AND g.reason = 'purged';
+    v_base.purged := v_purged > coalesce(v_base.since, '-infinity');
+    v_base.purged := coalesce(v_base.purged, false);
+    RETURN v_base;
+END
+$$;
+
+CREATE FUNCTION threadline.row_state(p_target regclass, p_key text, p_at timestamptz) RETURNS threadline.audit_row_state
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_horizon constant bigint := threadline.commit_horizon(p_at);
+    v_key record;
+    v_base threadline.state_base;
+    v_change threadline.readable_change;
+    v_state threadline.audit_row_state;
+    v_since timestamptz;
+BEGIN
+    SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_lookup(p_target, p_key) k;
+    PERFORM threadline.require_readable(v_key.table_id, p_target);
+    v_base := threadline.state_base(v_key.table_id, v_horizon);
+    v_change := threadline.latest_change(v_key.table_id, v_key.row_key, v_key.key, v_base.first_change_id, v_horizon);
+    IF v_change.id IS NOT NULL THEN
+        v_state.status := CASE WHEN v_change.op >= 3 THEN 'present' ELSE 'deleted' END;
+        v_state.row_data := v_change.new_image;
+        v_state.change_id := v_change.id;
+        v_state.transaction_id := v_change.transaction_id;
+        SELECT x.committed_at INTO v_state.committed_at
+        FROM threadline.readable_transaction x WHERE x.id = v_change.transaction_id;
+        IF v_change.op = 2 THEN
+            v_state.moved_to := threadline.key_object(v_change.key_columns, v_change.old_key);
+        END IF;
+        v_since := v_state.committed_at;
+    ELSIF v_base.purged THEN
+        v_state.status := 'purged';
+    ELSIF v_base.first_change_id IS NULL THEN
+        v_state.status := 'before_horizon';
+    ELSE
+        -- The baseline did not find the row. A change before it tells that there was one, which went unrecorded.
+        v_change := threadline.latest_change(v_key.table_id, v_key.row_key, v_key.key, NULL, v_base.first_change_id);
+        v_state.status := CASE WHEN v_change.id IS NULL THEN 'never_seen' ELSE 'deleted' END;
+        v_since := v_base.since;
+    END IF;
+    v_state.complete := v_since IS NOT NULL
+        AND NOT EXISTS (SELECT FROM threadline.gaps_between(v_key.table_id, v_since, p_at))
+        AND threadline.settled(p_at);
+    RETURN v_state;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_as_of(target regclass, key text, at timestamptz) RETURNS SETOF threadline.audit_row_state
+LANGUAGE sql STABLE ROWS 1
+BEGIN ATOMIC
+    SELECT s.* FROM threadline.row_state(audit_as_of.target, audit_as_of.key, audit_as_of.at) s;
+END;
+
+CREATE FUNCTION threadline.audit_as_of(target regclass, key bigint, at timestamptz) RETURNS SETOF threadline.audit_row_state
+LANGUAGE sql STABLE ROWS 1
+BEGIN ATOMIC
+    SELECT s.* FROM threadline.row_state(audit_as_of.target, audit_as_of.key::text, audit_as_of.at) s;
+END;
+
+CREATE FUNCTION threadline.audit_as_of(target regclass, key uuid, at timestamptz) RETURNS SETOF threadline.audit_row_state
+LANGUAGE sql STABLE ROWS 1
+BEGIN ATOMIC
+    SELECT s.* FROM threadline.row_state(audit_as_of.target, audit_as_of.key::text, audit_as_of.at) s;
+END;
+
+CREATE FUNCTION threadline.audit_as_of(target regclass, key jsonb, at timestamptz) RETURNS SETOF threadline.audit_row_state
+LANGUAGE sql STABLE ROWS 1
+BEGIN ATOMIC
+    SELECT s.* FROM threadline.row_state(audit_as_of.target, threadline.key_text(audit_as_of.key), audit_as_of.at) s;
+END;
+
+-- The rows of a table at a horizon, in their shapes of then.
+CREATE FUNCTION threadline.table_state(p_table_id integer, p_from bigint, p_horizon bigint)
+RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT s.table_pk, s.schema_version, s.new_image
+    FROM (
+        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image
+        FROM threadline.readable_change c
+        JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+        WHERE c.table_id = table_state.p_table_id
+          AND c.id >= table_state.p_from AND c.id < table_state.p_horizon
+          AND x.commit_no <= table_state.p_horizon
+        ORDER BY c.row_key, c.key, x.commit_no DESC, c.statement_no DESC, c.op DESC, c.id DESC
+    ) s
+    WHERE s.op >= 3;
+END;
+
+-- Typed and whole-table answers have no room to say that they are incomplete: they raise.
+CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_reasons text;
+BEGIN
+    SELECT string_agg(DISTINCT g.reason, ', ' ORDER BY g.reason) INTO v_reasons
+    FROM threadline.gaps_between(p_table_id, p_since, p_at) g;
+    IF NOT threadline.settled(p_at) THEN
+        v_reasons := concat_ws(', ', v_reasons, 'transactions still in flight');
+    END IF;
+    IF v_reasons IS NULL THEN
+        RETURN;
+    END IF;
+    IF current_setting('threadline.incomplete', true) = 'error' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('the history of table "%s" is incomplete at %s', p_table, p_at),
+            DETAIL = format('Reasons: %s.', v_reasons),
+            HINT = 'To get what is known: SET threadline.incomplete = warn;';
+    END IF;
+    RAISE WARNING USING
+        MESSAGE = format('the history of table "%s" is incomplete at %s', p_table, p_at),
+        DETAIL = format('Reasons: %s.', v_reasons),
+        HINT = 'SELECT * FROM threadline.audit_gaps; SET threadline.incomplete = error makes this an error.';
+END
+$$;
+
+CREATE FUNCTION threadline.refuse_unknown_past(p_table text, p_at timestamptz, p_purged boolean) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING
+        ERRCODE = 'object_not_in_prerequisite_state',
+        MESSAGE = format(CASE WHEN p_purged THEN 'the history of table "%s" at %s was purged'
+                              ELSE 'the history of table "%s" does not reach back to %s' END, p_table, p_at),
+        DETAIL = CASE WHEN p_purged THEN 'Rows that did not change since the purge are not known.'
+                      ELSE 'Rows that existed before the first baseline and did not change since are not known.' END,
+        HINT = 'SELECT table_schema, table_name, enabled_at, baseline_at FROM threadline.audit_tables; SELECT threadline.audit_enable(table, baseline => true) takes a baseline now.';
+END
+$$;
+
+-- Checks shared by the whole-table forms; returns the first change that counts.
+CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
+BEGIN
+    IF v_base.purged OR v_base.first_change_id IS NULL THEN
+        PERFORM threadline.refuse_unknown_past(p_table, p_at, v_base.purged);
+    END IF;
+    PERFORM threadline.report_incomplete(p_table, p_table_id, v_base.since, p_at);
+    RETURN v_base.first_change_id;
+END
+$$;
+
+-- Each column of each recorded version and what it is called and typed now (NULL: gone). Followed by attribute
+-- number; a restore renumbers the columns of a table that had dropped some, which shows when a version has a
+-- number the table never had: from there on the names decide.
+CREATE FUNCTION threadline.column_fate(p_table_id integer, p_relation regclass)
+RETURNS TABLE (version integer, name_then text, type_then text, redact text, name_now text, type_now text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH past AS (
+        SELECT v.version, c.attnum, c.name, c.type, c.redact
+        FROM threadline.readable_version v
+        CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (attnum smallint, name text, type text, redact text)
+        WHERE v.table_id = column_fate.p_table_id
+    ), restored AS (
+        SELECT max(p.version) AS version
+        FROM past p
+        WHERE p.attnum > (SELECT c.relnatts FROM pg_class c WHERE c.oid = column_fate.p_relation)
+    ), present AS (
+        SELECT a.attnum, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
+        FROM pg_attribute a
+        WHERE a.attrelid = column_fate.p_relation AND a.attnum > 0 AND NOT a.attisdropped
+    )
+    SELECT p.version, p.name, p.type, p.redact, n.name, n.type
+    FROM past p
+    CROSS JOIN restored r
+    LEFT JOIN past l ON l.version = r.version AND l.attnum = p.attnum AND p.version <= r.version
+    LEFT JOIN present n ON CASE WHEN p.version <= r.version THEN n.name = l.name ELSE n.attnum = p.attnum END;
+END;
+
+-- An SQL expression over image and schema_version that renames an old image's columns to what they are called
+-- now and drops those that are gone or were redacted.
+CREATE FUNCTION threadline.image_as_now(p_table_id integer, p_relation regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT coalesce('CASE s.schema_version ' || string_agg(format('WHEN %s THEN %s', v.version, v.expression), ' ' ORDER BY v.version) || ' ELSE s.image END', 's.image')
+    FROM (
+        SELECT f.version,
+               format('s.image - %L::text[]', array_agg(f.name_then ORDER BY f.name_then))
+               || coalesce(string_agg(format(' || CASE WHEN s.image ? %2$L THEN jsonb_build_object(%1$L, s.image -> %2$L) ELSE ''{}'' END', f.name_now, f.name_then), '' ORDER BY f.name_then)
+                           FILTER (WHERE f.name_now IS NOT NULL AND f.redact IS NULL), '') AS expression
+        FROM threadline.column_fate(image_as_now.p_table_id, image_as_now.p_relation) f
+        WHERE f.redact IS NOT NULL OR f.name_now IS DISTINCT FROM f.name_then
+        GROUP BY f.version
+    ) v;
+END;
+
+-- The captured table behind a row type, with the checks every typed form makes.
+CREATE FUNCTION threadline.table_of_type(p_type regtype, OUT table_id integer, OUT relation regclass)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT y.typrelid INTO table_of_type.relation FROM pg_type y WHERE y.oid = p_type AND y.typtype = 'c';
+    IF table_of_type.relation IS NULL OR table_of_type.relation = 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'wrong_object_type',
+            MESSAGE = format('type %s is not a table''s row type', p_type),
+            HINT = 'Name the table by a typed NULL: SELECT * FROM threadline.audit_as_of(NULL::orders, ''2024-03-15 10:30Z'');';
+    END IF;
+    SELECT t.table_id INTO table_of_type.table_id
+    FROM threadline.readable_table t WHERE t.relation = table_of_type.relation;
+    IF table_of_type.table_id IS NULL THEN
+        IF has_table_privilege(table_of_type.relation, 'SELECT') AND NOT row_security_active(table_of_type.relation) THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'undefined_object',
+                MESSAGE = format('table "%s" has no recorded history', table_of_type.relation),
+                DETAIL = 'A partition''s history is recorded under its partitioned table.',
+                HINT = format('SELECT threadline.audit_enable(%L);', table_of_type.relation);
+        END IF;
+        PERFORM threadline.require_readable(NULL, table_of_type.relation);
+    END IF;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
+    v_table record;
+    v_from bigint;
+BEGIN
+    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_of.row_type)) t;
+    v_from := threadline.table_state_start(v_table.relation::text, v_table.table_id, audit_as_of.at, v_horizon);
+    RETURN QUERY EXECUTE format(
+        'SELECT r.* FROM threadline.table_state($1, $2, $3) s CROSS JOIN LATERAL jsonb_populate_record(NULL::%s, %s) r',
+        v_table.relation, threadline.image_as_now(v_table.table_id, v_table.relation))
+    USING v_table.table_id, v_from, v_horizon;
+END
+$$;
+
+CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table record;
+    v_state threadline.audit_row_state;
+    v_version integer;
+BEGIN
+    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(p_row_type)) t;
+    v_state := threadline.row_state(v_table.relation, p_key, p_at);
+    IF v_state.status IN ('before_horizon', 'purged') THEN
+        PERFORM threadline.refuse_unknown_past(v_table.relation::text, p_at, v_state.status = 'purged');
+    END IF;
+    IF NOT v_state.complete THEN
+        PERFORM threadline.report_incomplete(v_table.relation::text, v_table.table_id,
+            coalesce(v_state.committed_at, (threadline.state_base(v_table.table_id, threadline.commit_horizon(p_at))).since), p_at);
+    END IF;
+    IF v_state.status = 'present' THEN
+        SELECT c.schema_version INTO v_version FROM threadline.readable_change c WHERE c.id = v_state.change_id;
+        RETURN QUERY EXECUTE format(
+            'SELECT r.* FROM (SELECT $1::integer AS schema_version, $2::jsonb AS image) s CROSS JOIN LATERAL jsonb_populate_record(NULL::%s, %s) r',
+            v_table.relation, threadline.image_as_now(v_table.table_id, v_table.relation))
+        USING v_version, v_state.row_data;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key text, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key, audit_row_as_of.at) s $$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key bigint, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key::text, audit_row_as_of.at) s $$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key uuid, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key::text, audit_row_as_of.at) s $$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key jsonb, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, threadline.key_text(audit_row_as_of.key), audit_row_as_of.at) s $$;
+
+-- A table by the name the caller types: a living one through the search path, else one of that name that is
+-- gone, the last that was captured. No SET search_path here: the caller's own decides.
+CREATE FUNCTION threadline.table_by_name(p_name text) RETURNS integer
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_relation constant regclass := pg_catalog.to_regclass(p_name);
+    v_parts constant text[] := pg_catalog.parse_ident(p_name);
+    v_table_id integer;
+BEGIN
+    SELECT t.table_id INTO v_table_id
+    FROM threadline.readable_table t
+    WHERE t.relation = v_relation;
+    IF v_table_id IS NULL THEN
+        SELECT t.table_id INTO v_table_id
+        FROM threadline.readable_table t
+        WHERE t.relation IS NULL
+          AND t.table_name = v_parts[pg_catalog.cardinality(v_parts)]
+          AND (pg_catalog.cardinality(v_parts) = 1 OR t.table_schema = v_parts[1])
+        ORDER BY t.table_id DESC
+        LIMIT 1;
+    END IF;
+    IF v_table_id IS NULL THEN
+        IF v_relation IS NOT NULL AND NOT pg_catalog.has_table_privilege(v_relation, 'SELECT') THEN
+            PERFORM threadline.require_readable(NULL, v_relation);
+        END IF;
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = pg_catalog.format('no readable history of a table named "%s"', p_name),
+            DETAIL = 'The history of a dropped table is readable only for the owner of the log.',
+            HINT = 'SELECT table_schema, table_name, enabled_at FROM threadline.audit_tables;';
+    END IF;
+    RETURN v_table_id;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_table_as_of(table_name text, at timestamptz) RETURNS SETOF threadline.audit_table_state_row
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_horizon constant bigint := threadline.commit_horizon(audit_table_as_of.at);
+    v_table_id constant integer := threadline.table_by_name(audit_table_as_of.table_name);
+BEGIN
+    RETURN QUERY
+    SELECT s.table_pk, s.image
+    FROM threadline.table_state(
+        v_table_id,
+        threadline.table_state_start(audit_table_as_of.table_name, v_table_id, audit_table_as_of.at, v_horizon),
+        v_horizon) s;
+END
+$$;
+
+DO $$
+DECLARE
+    v_function record;
+BEGIN
+    FOR v_function IN
+        SELECT p.oid::regprocedure AS signature, p.proname, p.pronargs FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname IN ('audit_as_of', 'audit_row_as_of')
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function.signature, CASE
+            WHEN v_function.pronargs = 2 THEN
+                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Renamed columns are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
+            WHEN v_function.proname = 'audit_as_of' THEN
+                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
+            ELSE
+                'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).'
+        END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION threadline.audit_table_as_of(text, timestamptz) IS
+    'The whole table as of everything committed at or before a time, in the shape of then: key and row as JSON. Also for a dropped table, by its last name. Errors and warnings as audit_as_of(row_type, at).';

@@ -1,0 +1,618 @@
+-- Putting tables under capture and taking them out. Only the extension's owner may call these: audit_enable
+-- and audit_disable check that the caller owns the table and then call them with the owner's rights.
+
+-- Every session holds a plan of each table it writes; this tells them all to build it again.
+CREATE FUNCTION threadline.captured_table_changed() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Rows of dropped tables, and of tables a dump knew by a number only, point nowhere.
+    PERFORM threadline.invalidate_relation(c.oid)
+    FROM pg_class AS c
+    WHERE c.oid IN (NEW.relation, OLD.relation) AND c.relkind IN ('r', 'p');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER captured_table_changed AFTER INSERT OR UPDATE OR DELETE ON threadline.captured_table
+    FOR EACH ROW EXECUTE FUNCTION threadline.captured_table_changed();
+
+CREATE FUNCTION threadline.qualified_name(target regclass) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I.%I', n.nspname, c.relname)
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = qualified_name.target
+$$;
+
+-- The record of a table itself, not of the partitioned table it may belong to. In a restored database a
+-- dropped table's row may hold another table's number, hence the name first.
+CREATE FUNCTION threadline.captured_id(target regclass) RETURNS integer
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.table_id
+    FROM threadline.captured_table AS t
+    JOIN pg_class AS c ON c.oid = t.relation
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE t.relation = captured_id.target
+    ORDER BY (t.schema_name = n.nspname AND t.table_name = c.relname) DESC, t.table_id DESC
+    LIMIT 1
+$$;
+
+CREATE FUNCTION threadline.captured_ancestor(target regclass) RETURNS regclass
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.relid
+    FROM pg_partition_ancestors(captured_ancestor.target) AS a
+    JOIN threadline.captured_table AS t ON t.table_id = threadline.captured_id(a.relid) AND t.enabled
+    WHERE a.relid <> captured_ancestor.target
+    LIMIT 1
+$$;
+
+-- The columns that recorded names and attribute numbers stand for now. A name is found under its name; a
+-- column the newest recorded shape knows by another name was renamed. Restored tables may have other
+-- numbers, so a number alone counts only while no shape is recorded, where it can only redact too much.
+CREATE FUNCTION threadline.followed_columns(table_id integer, target regclass, names name[], attnums int2[])
+RETURNS TABLE (ordinal bigint, column_name name, attnum int2, preference integer)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH shape AS (
+        SELECT v.columns
+        FROM threadline.table_version AS v
+        WHERE v.table_id = followed_columns.table_id
+        ORDER BY v.version DESC
+        LIMIT 1
+    )
+    SELECT k.ordinal, a.attname, a.attnum,
+           CASE WHEN known.renamed AND a.attnum = k.attnum THEN 1 WHEN a.attname = k.name THEN 2 ELSE 3 END
+    FROM unnest(followed_columns.names, followed_columns.attnums) WITH ORDINALITY AS k (name, attnum, ordinal)
+    JOIN pg_attribute AS a
+        ON a.attrelid = followed_columns.target AND a.attnum > 0 AND NOT a.attisdropped
+       AND (a.attname = k.name OR a.attnum = k.attnum)
+    CROSS JOIN LATERAL (
+        SELECT (SELECT bool_or((c.value ->> 'attnum')::int2 = a.attnum) AND NOT bool_or(c.value ->> 'name' = a.attname)
+                FROM shape, jsonb_array_elements(shape.columns) AS c (value)) AS renamed
+    ) AS known
+    WHERE a.attname = k.name OR coalesce(known.renamed, true)
+$$;
+
+-- As lists: every column a redaction stands for, and one column for each of a key.
+CREATE FUNCTION threadline.followed_redaction(table_id integer, target regclass, names name[], attnums int2[])
+RETURNS int2[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(DISTINCT f.attnum ORDER BY f.attnum), '{}')
+    FROM threadline.followed_columns(followed_redaction.table_id, followed_redaction.target,
+                                     followed_redaction.names, followed_redaction.attnums) AS f
+$$;
+
+CREATE FUNCTION threadline.followed_key(table_id integer, target regclass, names name[], attnums int2[])
+RETURNS int2[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(one.attnum ORDER BY one.ordinal), '{}')
+    FROM (
+        SELECT DISTINCT ON (f.ordinal) f.ordinal, f.attnum
+        FROM threadline.followed_columns(followed_key.table_id, followed_key.target,
+                                         followed_key.names, followed_key.attnums) AS f
+        ORDER BY f.ordinal, f.preference
+    ) AS one
+$$;
+
+CREATE FUNCTION threadline.column_names(target regclass, attnums int2[]) RETURNS name[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(a.attname ORDER BY k.ordinal), '{}')
+    FROM unnest(column_names.attnums) WITH ORDINALITY AS k (attnum, ordinal)
+    JOIN pg_attribute AS a ON a.attrelid = column_names.target AND a.attnum = k.attnum
+$$;
+
+-- Whether writes of the table are recorded: all triggers there and firing, on every leaf.
+CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 3 = (SELECT count(*)
+                FROM pg_trigger AS g
+                WHERE g.tgrelid = capture_armed.target AND g.tgenabled IN ('O', 'A')
+                  AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
+                                   'threadline.capture_truncate()'::regprocedure))
+       AND NOT EXISTS (
+               SELECT FROM pg_partition_tree(capture_armed.target::regclass) AS p
+               WHERE p.isleaf
+                 AND NOT EXISTS (
+                         SELECT FROM pg_trigger AS g
+                         WHERE g.tgrelid = p.relid AND g.tgenabled IN ('O', 'A')
+                           AND g.tgfoid = 'threadline.capture_row()'::regprocedure))
+$$;
+
+CREATE FUNCTION threadline.check_capturable(target regclass) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    object   record;
+    kind     text;
+    foreign_partition regclass;
+BEGIN
+    IF check_capturable.target IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'no table was named',
+            HINT = 'SELECT threadline.audit_enable(''public.orders'');';
+    END IF;
+    SELECT c.relkind, c.relpersistence, n.nspname, format('%I.%I', n.nspname, c.relname) AS name INTO object
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = check_capturable.target;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_table',
+            MESSAGE = format('relation with OID %s does not exist', check_capturable.target::oid);
+    END IF;
+    kind := CASE
+        WHEN object.nspname IN ('pg_catalog', 'information_schema', 'pg_toast') THEN 'a system catalog'
+        WHEN object.nspname = 'threadline' THEN 'a part of the audit storage'
+        WHEN object.relkind IN ('r', 'p') AND object.relpersistence = 't' THEN 'a temporary table'
+        WHEN object.relkind IN ('r', 'p') THEN NULL
+        WHEN object.relkind = 'v' THEN 'a view'
+        WHEN object.relkind = 'm' THEN 'a materialized view'
+        WHEN object.relkind = 'f' THEN 'a foreign table'
+        WHEN object.relkind = 'S' THEN 'a sequence'
+        WHEN object.relkind IN ('i', 'I') THEN 'an index'
+        WHEN object.relkind = 'c' THEN 'a composite type'
+        ELSE 'no table'
+    END;
+    IF kind IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s cannot be put under capture: it is %s', object.name, kind),
+            DETAIL = 'Ordinary and partitioned tables can.',
+            HINT = CASE
+                WHEN object.relkind IN ('v', 'm') THEN 'Capture the tables it reads: SELECT threadline.audit_enable(''schema.table'');'
+                WHEN object.relkind IN ('i', 'I') THEN 'Name its table: SELECT threadline.audit_enable(''schema.table'');'
+                WHEN object.relkind = 'f' THEN 'Capture the table on the server that holds it.'
+                ELSE 'SELECT threadline.audit_enable(''schema.table'');'
+            END;
+    END IF;
+    SELECT p.relid INTO foreign_partition
+    FROM pg_partition_tree(check_capturable.target) AS p JOIN pg_class AS c ON c.oid = p.relid
+    WHERE c.relkind = 'f'
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'wrong_object_type',
+            MESSAGE = format('%s cannot be put under capture: its partition %s is a foreign table',
+                             object.name, threadline.qualified_name(foreign_partition)),
+            HINT = format('ALTER TABLE %s DETACH PARTITION %s;', object.name, threadline.qualified_name(foreign_partition));
+    END IF;
+END
+$$;
+
+-- The attribute numbers of columns a caller named, in the caller's order.
+CREATE FUNCTION threadline.named_columns(target regclass, names name[], list text) RETURNS int2[]
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    attnums   int2[] := '{}';
+    wanted    name;
+    attribute record;
+BEGIN
+    FOREACH wanted IN ARRAY named_columns.names LOOP
+        IF wanted IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'null_value_not_allowed',
+                MESSAGE = format('%s contains NULL where a column name belongs', named_columns.list);
+        END IF;
+        SELECT a.attnum INTO attribute
+        FROM pg_attribute AS a
+        WHERE a.attrelid = named_columns.target AND a.attname = wanted AND a.attnum > 0 AND NOT a.attisdropped;
+        IF FOUND THEN
+            IF attribute.attnum <> ALL (attnums) THEN
+                attnums := attnums || attribute.attnum;
+            END IF;
+            CONTINUE;
+        END IF;
+        IF named_columns.list = 'mask' AND EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = named_columns.target AND a.attname = split_part(wanted::text, '.', 1)
+              AND a.atttypid IN ('json'::regtype, 'jsonb'::regtype) AND NOT a.attisdropped
+        ) THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'feature_not_supported',
+                MESSAGE = format('masking a path inside a JSON column (%s) is not available yet', quote_ident(wanted::text)),
+                HINT = format('Mask the whole column: SELECT threadline.audit_enable(%L, mask => %L);',
+                              threadline.qualified_name(named_columns.target), ARRAY[split_part(wanted::text, '.', 1)]);
+        END IF;
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_column',
+            MESSAGE = format('column "%s" named in %s does not exist in table %s', wanted, named_columns.list,
+                             threadline.qualified_name(named_columns.target)),
+            HINT = (SELECT format('Its columns: %s.', string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum))
+                    FROM pg_attribute AS a
+                    WHERE a.attrelid = named_columns.target AND a.attnum > 0 AND NOT a.attisdropped);
+    END LOOP;
+    RETURN attnums;
+END
+$$;
+
+-- The columns that tell rows apart: the primary key, or what the caller names where there is none to go by.
+CREATE FUNCTION threadline.choose_key(target regclass, key_columns name[], present int2[]) RETURNS int2[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target_name CONSTANT text := threadline.qualified_name(choose_key.target);
+    primary_key record;
+    wanted      int2[];
+    names       text;
+    nullable    text;
+BEGIN
+    SELECT i.indimmediate, ARRAY(SELECT i.indkey[n] FROM generate_series(0, i.indnkeyatts - 1) AS n ORDER BY n) AS attnums
+    INTO primary_key
+    FROM pg_index AS i
+    WHERE i.indrelid = choose_key.target AND i.indisprimary AND i.indisvalid;
+
+    IF cardinality(choose_key.key_columns) > 0 THEN
+        wanted := threadline.named_columns(choose_key.target, choose_key.key_columns, 'key_columns');
+        IF primary_key.indimmediate AND NOT (wanted @> primary_key.attnums AND wanted <@ primary_key.attnums) THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('key_columns of table %s differ from its primary key', target_name),
+                DETAIL = format('Its primary key is (%s).',
+                                array_to_string(threadline.column_names(choose_key.target, primary_key.attnums), ', ')),
+                HINT = format('Leave them out: SELECT threadline.audit_enable(%L);', target_name);
+        END IF;
+        -- The same columns named in another order are the same key, and must be written the same way.
+        IF wanted @> choose_key.present AND wanted <@ choose_key.present THEN
+            wanted := choose_key.present;
+        END IF;
+    END IF;
+    IF primary_key.indimmediate THEN
+        RETURN primary_key.attnums;
+    END IF;
+    IF wanted IS NULL AND choose_key.key_columns IS NULL AND cardinality(choose_key.present) > 0 THEN
+        wanted := choose_key.present;
+    END IF;
+    IF wanted IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_table_definition',
+            MESSAGE = format(CASE WHEN primary_key.attnums IS NULL THEN 'table %s has no primary key'
+                                  ELSE 'the primary key of table %s is deferrable' END, target_name),
+            DETAIL = CASE WHEN primary_key.attnums IS NULL THEN 'Its rows could not be told apart in the history.'
+                          ELSE 'Two rows could bear one key inside a transaction.' END,
+            HINT = format('Declare one: ALTER TABLE %s ADD PRIMARY KEY (…); or name the columns of a unique index over NOT NULL columns: SELECT threadline.audit_enable(%L, key_columns => ''{…}'');',
+                          target_name, target_name);
+    END IF;
+
+    names := array_to_string(ARRAY(SELECT quote_ident(n) FROM unnest(threadline.column_names(choose_key.target, wanted)) AS n), ', ');
+    -- PostgreSQL 18 has NOT NULL constraints that old rows need not satisfy.
+    SELECT quote_ident(a.attname) INTO nullable
+    FROM pg_attribute AS a
+    WHERE a.attrelid = choose_key.target AND a.attnum = ANY (wanted)
+      AND (NOT a.attnotnull
+           OR EXISTS (SELECT FROM pg_constraint AS k
+                      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated))
+    ORDER BY a.attnum
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_table_definition',
+            MESSAGE = format('key column %s of table %s allows NULL', nullable, target_name),
+            HINT = format('ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;', target_name, nullable);
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_index AS i
+        WHERE i.indrelid = choose_key.target AND i.indisunique AND i.indisvalid AND i.indisready AND i.indimmediate
+          AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(wanted)
+          AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) AS n WHERE i.indkey[n] <> ALL (wanted))
+    ) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_table_definition',
+            MESSAGE = format('table %s has no unique index over exactly (%s)', target_name, names),
+            DETAIL = 'It must be valid, checked immediately, without predicate and expressions.',
+            HINT = format('CREATE UNIQUE INDEX ON %s (%s);', target_name, names);
+    END IF;
+    RETURN wanted;
+END
+$$;
+
+CREATE FUNCTION threadline.check_options(options jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- What a later version brings is known by name, so that nobody takes it for a typing error.
+    allowed CONSTANT jsonb := '{"key": ["full_row"], "on_error": ["fail", "warn"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
+    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full"], "skip_noop": [true, false], "truncate": ["capture", "block"]}';
+    option  record;
+    problem text;
+BEGIN
+    IF jsonb_typeof(check_options.options) <> 'object' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('options must be a JSON object, not %s', jsonb_typeof(check_options.options)),
+            HINT = 'options => ''{"skip_noop": true}''';
+    END IF;
+    FOR option IN SELECT o.key AS name, o.value FROM jsonb_each(check_options.options) AS o ORDER BY o.key LOOP
+        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value);
+        IF allowed -> option.name @> jsonb_build_array(option.value) OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]*$') THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'feature_not_supported',
+                MESSAGE = format('option "%s": %s is not available yet', option.name, option.value),
+                HINT = CASE WHEN available ? option.name
+                            THEN format('Available: %s.', (SELECT string_agg(v.value::text, ', ') FROM jsonb_array_elements(available -> option.name) AS v))
+                            ELSE 'Leave the option out.' END;
+        END IF;
+        problem := CASE WHEN option.name = 'truncate_cap' THEN 'a positive number of rows'
+                        ELSE (SELECT string_agg(v.value::text, ', ') FROM jsonb_array_elements(allowed -> option.name) AS v) END;
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = CASE WHEN problem IS NULL THEN format('unknown option "%s"', option.name)
+                           ELSE format('option "%s" cannot be %s', option.name, option.value) END,
+            HINT = CASE WHEN problem IS NULL THEN 'Options: key, on_error, image, skip_noop, truncate, truncate_cap.'
+                        ELSE format('Allowed: %s.', problem) END;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION threadline.check_redaction(target regclass, exclude int2[], mask int2[], key int2[], placeholder text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target_name CONSTANT text := threadline.qualified_name(check_redaction.target);
+    clash name;
+BEGIN
+    SELECT a.attname INTO clash
+    FROM pg_attribute AS a
+    WHERE a.attrelid = check_redaction.target AND a.attnum = ANY (check_redaction.exclude) AND a.attnum = ANY (check_redaction.mask)
+    ORDER BY a.attnum
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('column "%s" of table %s is both excluded and masked', clash, target_name),
+            DETAIL = 'A list that is not given keeps what was set before.',
+            HINT = format('Name it in one list and clear it from the other, where ''{}'' clears a list: SELECT threadline.audit_enable(%L, exclude => ''{}'', mask => %L);',
+                          target_name, ARRAY[clash]);
+    END IF;
+    SELECT a.attname INTO clash
+    FROM pg_attribute AS a
+    WHERE a.attrelid = check_redaction.target AND a.attnum = ANY (check_redaction.key)
+      AND a.attnum = ANY (check_redaction.exclude || check_redaction.mask)
+    ORDER BY a.attnum
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('column "%s" is part of the key of table %s and can be neither excluded nor masked', clash, target_name),
+            DETAIL = 'Without its key a row has no history.',
+            HINT = format('Leave it out of both lists, or take a key without it: SELECT threadline.audit_enable(%L, key_columns => ''{…}'');', target_name);
+    END IF;
+    IF check_redaction.placeholder = '' OR length(check_redaction.placeholder) > 200
+       OR check_redaction.placeholder ~ '[\x01-\x1f\x7f]' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('mask_placeholder of table %s %s', target_name,
+                             CASE WHEN check_redaction.placeholder = '' THEN 'is empty'
+                                  WHEN length(check_redaction.placeholder) > 200 THEN 'is longer than 200 characters'
+                                  ELSE 'contains control characters' END),
+            HINT = 'mask_placeholder => ''[REDACTED]''';
+    END IF;
+END
+$$;
+
+-- Ends capture of one table: its own triggers go, what a partitioned table above cloned to it stays.
+CREATE FUNCTION threadline.drop_capture(target regclass, detail jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own_trigger name;
+    ended       CONSTANT timestamptz := clock_timestamp();
+    stopped_id  CONSTANT integer := threadline.captured_id(drop_capture.target);
+BEGIN
+    FOR own_trigger IN
+        SELECT g.tgname FROM pg_trigger AS g
+        WHERE g.tgrelid = drop_capture.target AND g.tgparentid = 0
+          AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
+                           'threadline.capture_truncate()'::regprocedure)
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', own_trigger, threadline.qualified_name(drop_capture.target));
+    END LOOP;
+    UPDATE threadline.captured_table AS t SET enabled = false, disabled_at = ended WHERE t.table_id = stopped_id AND t.enabled;
+    IF FOUND THEN
+        INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
+    END IF;
+END
+$$;
+
+-- When a table that should have been captured was last seen to be: its last recorded change, else its beginning.
+CREATE FUNCTION threadline.last_recorded(table_id integer) RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((SELECT max(c.captured_at) FROM threadline.change_log AS c WHERE c.table_id = last_recorded.table_id),
+                    (SELECT t.enabled_at FROM threadline.captured_table AS t WHERE t.table_id = last_recorded.table_id))
+$$;
+
+CREATE FUNCTION threadline.enable_capture(
+    target           regclass,
+    exclude          name[],
+    mask             name[],
+    mask_placeholder text,
+    key_columns      name[],
+    baseline         boolean,
+    options          jsonb
+)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target_name   text;
+    was           threadline.captured_table;
+    present_key   int2[];
+    key           int2[];
+    excluded      int2[];
+    masked        int2[];
+    others        boolean;
+    armed         boolean;
+    partition     regclass;
+    started       timestamptz;
+BEGIN
+    PERFORM threadline.check_capturable(enable_capture.target);
+    PERFORM threadline.check_options(enable_capture.options);
+    target_name := threadline.qualified_name(enable_capture.target);
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', target_name);
+    -- A lock is taken by name: the name must still be that of the table whose owner was checked.
+    IF to_regclass(target_name) IS DISTINCT FROM enable_capture.target THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_in_use',
+            MESSAGE = format('table %s was renamed or dropped meanwhile', target_name);
+    END IF;
+    IF threadline.captured_ancestor(enable_capture.target) IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'wrong_object_type',
+            MESSAGE = format('table %s is a partition of %s, which is under capture', target_name,
+                             threadline.qualified_name(threadline.captured_ancestor(enable_capture.target))),
+            DETAIL = 'Its changes are recorded there.',
+            HINT = format('Set the policy there: SELECT threadline.audit_enable(%L);',
+                          threadline.qualified_name(threadline.captured_ancestor(enable_capture.target)));
+    END IF;
+
+    SELECT * INTO was FROM threadline.captured_table AS t WHERE t.table_id = threadline.captured_id(enable_capture.target);
+    present_key := threadline.followed_key(was.table_id, enable_capture.target, was.key_columns, was.key_attnums);
+    key := threadline.choose_key(enable_capture.target, enable_capture.key_columns, present_key);
+    excluded := coalesce(threadline.named_columns(enable_capture.target, enable_capture.exclude, 'exclude'),
+                         threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums));
+    masked := coalesce(threadline.named_columns(enable_capture.target, enable_capture.mask, 'mask'),
+                       threadline.followed_redaction(was.table_id, enable_capture.target, was.mask, was.mask_attnums));
+    PERFORM threadline.check_redaction(enable_capture.target, excluded, masked, key, enable_capture.mask_placeholder);
+    IF was.table_id IS NOT NULL AND key <> present_key AND NOT coalesce(enable_capture.baseline, true) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('the key of table %s has changed since it was put under capture', target_name),
+            DETAIL = 'Its recorded rows bear the old key, so a new baseline is needed.',
+            HINT = format('SELECT threadline.audit_enable(%L%s);', target_name,
+                          ', key_columns => ' || quote_literal(enable_capture.key_columns::text));
+    END IF;
+
+    -- Making a partition of the log keeps its default partition locked until this transaction ends. Where
+    -- nothing is captured yet that stands in nobody's way and spares the baseline a move; else it comes last.
+    others := EXISTS (SELECT FROM threadline.captured_table AS t WHERE t.enabled AND t.table_id IS DISTINCT FROM was.table_id);
+    IF NOT others THEN
+        PERFORM threadline.ensure_partitions();
+    END IF;
+
+    -- A partition captured by itself goes on as a part of this table: the trigger cloned to it would clash with its own.
+    FOR partition IN
+        SELECT p.relid
+        FROM pg_partition_tree(enable_capture.target) AS p
+        JOIN threadline.captured_table AS t ON t.table_id = threadline.captured_id(p.relid) AND t.enabled
+        WHERE p.relid <> enable_capture.target
+    LOOP
+        PERFORM threadline.drop_capture(partition, jsonb_build_object('captured_as', target_name));
+    END LOOP;
+
+    armed := threadline.capture_armed(enable_capture.target);
+    IF NOT armed THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()', target_name);
+        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_flush AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_flush()', target_name);
+        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
+    END IF;
+
+    started := clock_timestamp();
+    IF was.table_id IS NULL THEN
+        INSERT INTO threadline.captured_table AS t
+            (relation, origin, schema_name, table_name, key_columns, key_attnums, exclude, exclude_attnums, mask, mask_attnums,
+             placeholder, options, enabled_at)
+        SELECT enable_capture.target, threadline.origin(), n.nspname, c.relname,
+               threadline.column_names(c.oid, key), key,
+               threadline.column_names(c.oid, excluded), excluded,
+               threadline.column_names(c.oid, masked), masked,
+               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = enable_capture.target
+        RETURNING t.table_id INTO was.table_id;
+        INSERT INTO threadline.gap (table_id, reason, until_at) VALUES (was.table_id, 'not_yet_enabled', started);
+    ELSE
+        IF was.enabled AND NOT armed THEN
+            INSERT INTO threadline.gap (table_id, reason, since_at, until_at)
+            VALUES (was.table_id, 'trigger_dropped', threadline.last_recorded(was.table_id), started);
+        END IF;
+        UPDATE threadline.gap AS g SET until_at = started WHERE g.table_id = was.table_id AND g.until_at IS NULL;
+        UPDATE threadline.captured_table AS t
+        SET origin = threadline.origin(), schema_name = n.nspname, table_name = c.relname,
+            key_columns = threadline.column_names(c.oid, key), key_attnums = key,
+            exclude = threadline.column_names(c.oid, excluded), exclude_attnums = excluded,
+            mask = threadline.column_names(c.oid, masked), mask_attnums = masked,
+            placeholder = coalesce(enable_capture.mask_placeholder, t.placeholder),
+            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = enable_capture.target AND t.table_id = was.table_id
+          -- A rerun that changes nothing makes nobody rebuild a plan.
+          AND (t.origin, t.schema_name, t.table_name, t.key_columns, t.key_attnums, t.exclude, t.exclude_attnums,
+               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled)
+              IS DISTINCT FROM
+              (threadline.origin(), n.nspname, c.relname, threadline.column_names(c.oid, key), key,
+               threadline.column_names(c.oid, excluded), excluded, threadline.column_names(c.oid, masked), masked,
+               coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true);
+    END IF;
+
+    IF coalesce(enable_capture.baseline, true)
+       AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key <> present_key
+            OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id))
+    THEN
+        PERFORM threadline.take_baseline(was.table_id, enable_capture.target);
+    END IF;
+    IF others THEN
+        PERFORM threadline.ensure_partitions();
+    END IF;
+END
+$$;
+
+CREATE FUNCTION threadline.disable_capture(target regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target_name CONSTANT text := threadline.qualified_name(disable_capture.target);
+    parent      regclass;
+BEGIN
+    IF target_name IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = CASE WHEN disable_capture.target IS NULL THEN 'null_value_not_allowed' ELSE 'undefined_table' END,
+            MESSAGE = CASE WHEN disable_capture.target IS NULL THEN 'no table was named'
+                           ELSE format('relation with OID %s does not exist', disable_capture.target::oid) END,
+            HINT = 'SELECT threadline.audit_disable(''public.orders'');';
+    END IF;
+    IF NOT EXISTS (SELECT FROM threadline.captured_table AS t
+                   WHERE t.table_id = threadline.captured_id(disable_capture.target) AND t.enabled) THEN
+        parent := threadline.captured_ancestor(disable_capture.target);
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = CASE WHEN parent IS NULL THEN format('table %s is not under capture', target_name)
+                           ELSE format('table %s is captured as a partition of %s', target_name, threadline.qualified_name(parent)) END,
+            HINT = CASE WHEN parent IS NULL THEN 'Tables under capture: SELECT table_schema, table_name FROM threadline.audit_tables WHERE enabled;'
+                        ELSE format('SELECT threadline.audit_disable(%L);', threadline.qualified_name(parent)) END;
+    END IF;
+    -- Dropping a trigger needs this lock: taken at once, it cannot deadlock on the way up from a weaker one.
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', target_name);
+    IF to_regclass(target_name) IS DISTINCT FROM disable_capture.target THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_in_use',
+            MESSAGE = format('table %s was renamed or dropped meanwhile', target_name);
+    END IF;
+    PERFORM threadline.drop_capture(disable_capture.target, NULL);
+END
+$$;

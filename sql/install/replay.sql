@@ -1,0 +1,291 @@
+-- Does the history, replayed, give the table? One statement over one snapshot, so that concurrent writers and the
+-- caller's own changes are on both sides or on neither.
+
+-- How the images of each recorded version compare with today's. as_now: an SQL expression over image that gives it
+-- today's column names; skip: today's columns that cannot be compared; redacted: those of them that redaction hides;
+-- retyped: columns whose type is another now. Versions that compare as they are do not appear.
+CREATE FUNCTION threadline.image_comparison(p_table_id integer, p_relation regclass)
+RETURNS TABLE (version integer, as_now text, skip text[], redacted text[], retyped text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH hidden AS (
+        SELECT h.name::text AS name
+        FROM threadline.readable_table t
+        CROSS JOIN LATERAL unnest(t.exclude || t.mask) AS h (name)
+        WHERE t.table_id = image_comparison.p_table_id
+    ), fate AS (
+        SELECT f.*, f.redact IS NOT NULL OR f.name_now IN (SELECT h.name FROM hidden h) AS is_hidden
+        FROM threadline.column_fate(image_comparison.p_table_id, image_comparison.p_relation) f
+    ), present AS (
+        SELECT a.attname::text AS name
+        FROM pg_attribute a
+        WHERE a.attrelid = image_comparison.p_relation AND a.attnum > 0 AND NOT a.attisdropped
+    ), past AS (
+        SELECT f.version,
+               format('(s.image - %L::text[])', coalesce(array_agg(f.name_then) FILTER (WHERE f.is_hidden OR f.name_now IS DISTINCT FROM f.name_then), '{}'))
+               || coalesce(string_agg(format(' || CASE WHEN s.image ? %2$L THEN jsonb_build_object(%1$L, s.image -> %2$L) ELSE ''{}'' END', f.name_now, f.name_then), '' ORDER BY f.name_then)
+                           FILTER (WHERE f.name_now IS DISTINCT FROM f.name_then AND f.name_now IS NOT NULL AND NOT f.is_hidden), '') AS as_now,
+               array_agg(f.name_now) FILTER (WHERE f.name_now IS NOT NULL AND NOT f.is_hidden) AS comparable,
+               array_agg(f.name_now ORDER BY f.name_now) FILTER (WHERE f.name_now IS NOT NULL AND f.is_hidden) AS redacted,
+               array_agg(f.name_now ORDER BY f.name_now) FILTER (WHERE f.type_now <> f.type_then AND NOT f.is_hidden) AS retyped,
+               bool_or(f.is_hidden OR f.name_now IS DISTINCT FROM f.name_then) AS changed
+        FROM fate f
+        GROUP BY f.version
+    )
+    SELECT p.version, p.as_now, s.skip, coalesce(p.redacted, '{}'), coalesce(p.retyped, '{}')
+    FROM past p
+    CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(n.name ORDER BY n.name), '{}') AS skip
+        FROM present n
+        WHERE n.name <> ALL (coalesce(p.comparable, '{}'))
+    ) s
+    WHERE p.changed OR cardinality(s.skip) > 0 OR p.retyped IS NOT NULL;
+END;
+
+-- The comparison of one table, as a statement with parameters $1 table_id, $2 first change, $3 whether a row that
+-- was never recorded is a violation. s is a replayed image with its version; l the live row's.
+CREATE FUNCTION threadline.comparison_statement(p_table_id integer, p_relation regclass, p_skip_retyped boolean) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_replayed text;
+    v_live text;
+BEGIN
+    SELECT 'CASE s.schema_version '
+           || string_agg(format('WHEN %s THEN ', v.version)
+                         || CASE WHEN cardinality(v.retyped) = 0 THEN v.as_now
+                                 WHEN p_skip_retyped THEN format('(%s) - %L::text[]', v.as_now, v.retyped)
+                                 ELSE format('threadline.row_image(jsonb_populate_record(NULL::%s, %s)) - %L::text[]', p_relation, v.as_now, v.skip)
+                            END, ' ' ORDER BY v.version)
+           || ' ELSE s.image END',
+           'CASE s.schema_version '
+           || string_agg(format('WHEN %s THEN l.image - %L::text[]', v.version,
+                                v.skip || CASE WHEN p_skip_retyped THEN v.retyped ELSE '{}' END), ' ' ORDER BY v.version)
+           || ' ELSE l.image END'
+    INTO v_replayed, v_live
+    FROM threadline.image_comparison(p_table_id, p_relation) v;
+    RETURN format($statement$
+        WITH replayed AS (
+            SELECT DISTINCT ON (c.row_key, c.key)
+                   c.row_key, c.key, c.op, c.id, c.transaction_id, c.statement_no, c.schema_version, c.new_image AS image, o.commit_order
+            FROM threadline.readable_change c
+            LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+            CROSS JOIN LATERAL (SELECT CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END) AS o (commit_order)
+            WHERE c.table_id = $1 AND c.id >= $2
+            ORDER BY c.row_key, c.key, o.commit_order DESC, c.statement_no DESC, c.op DESC, c.id DESC
+        ), live AS (
+            SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t) AS image
+            FROM %1$s t
+            CROSS JOIN LATERAL threadline.row_key(t) k
+        ), compared AS (
+            SELECT coalesce(s.row_key, l.row_key) AS row_key, coalesce(s.key, l.key) AS key,
+                   s.op, s.id, s.transaction_id, s.statement_no, s.commit_order, s.schema_version,
+                   s.op >= 3 AS in_history, l.key IS NOT NULL AS in_table,
+                   CASE WHEN s.op >= 3 THEN %2$s END AS state_before,
+                   CASE WHEN l.key IS NULL THEN NULL WHEN s.op >= 3 THEN %3$s ELSE l.image END AS state_after
+            FROM replayed s
+            FULL JOIN live l ON l.row_key = s.row_key AND l.key = s.key
+        ), verdict AS (
+            SELECT c.*,
+                   CASE WHEN c.in_history AND NOT c.in_table THEN 'missing'
+                        WHEN c.in_history THEN 'different'
+                        WHEN c.id IS NULL AND NOT $3 THEN 'unrecorded'
+                        ELSE 'extra' END AS kind
+            FROM compared c
+            WHERE NOT (c.in_table IS TRUE AND c.in_history IS TRUE
+                       AND (record_image_eq(ROW(c.state_before), ROW(c.state_after)) OR c.state_before::text = c.state_after::text))
+              AND (c.in_table OR c.in_history)
+        ), total AS (
+            SELECT count(*) FILTER (WHERE v.kind <> 'unrecorded') AS violations,
+                   count(*) FILTER (WHERE v.kind = 'unrecorded') AS unrecorded
+            FROM verdict v
+        ), listed AS (
+            SELECT v.*, row_number() OVER (ORDER BY v.commit_order NULLS LAST, v.statement_no, v.id, v.key) AS no
+            FROM verdict v
+            WHERE v.kind <> 'unrecorded'
+            ORDER BY no
+            LIMIT 1000
+        ), event AS (
+            SELECT count(*) AS changes, count(DISTINCT c.transaction_id) AS transactions,
+                   array_agg(DISTINCT c.schema_version) AS versions
+            FROM threadline.readable_change c
+            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2
+        )
+        SELECT event.changes, event.transactions, event.versions, total.violations, total.unrecorded,
+               (SELECT count(*) FROM replayed s WHERE s.op >= 3) AS replayed_rows,
+               (SELECT count(*) FROM live l) AS table_rows,
+               (SELECT coalesce(jsonb_agg(threadline.violation_document($1, v.row_key, v.key, v.kind, v.id, v.transaction_id, v.state_before, v.state_after) ORDER BY v.no), '[]')
+                FROM listed v) AS documents
+        FROM event CROSS JOIN total
+        $statement$,
+        (SELECT CASE WHEN c.relkind = 'p' THEN '' ELSE 'ONLY ' END FROM pg_class c WHERE c.oid = p_relation) || p_relation,
+        coalesce(v_replayed, 's.image'), coalesce(v_live, 'l.image'));
+END
+$$;
+
+CREATE FUNCTION threadline.violation_document(p_table_id integer, p_row_key bigint, p_key text, p_kind text, p_change_id bigint, p_transaction_id uuid, p_before jsonb, p_after jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table record;
+    v_tx threadline.audit_transaction_row;
+    v_events jsonb;
+    v_diff jsonb;
+BEGIN
+    SELECT t.table_schema, t.table_name, threadline.key_object(t.key_columns, p_key) AS table_pk INTO v_table
+    FROM threadline.readable_table t WHERE t.table_id = p_table_id;
+    SELECT x.* INTO v_tx FROM threadline.audit_transactions x WHERE x.id = p_transaction_id;
+    SELECT jsonb_agg(jsonb_build_object(
+               'change_id', e.id, 'op', e.op_name, 'transaction_id', e.transaction_id, 'captured_at', e.captured_at,
+               'changed_fields', e.changed_fields) ORDER BY e.commit_no NULLS LAST, e.statement_no, e.op, e.id)
+    INTO v_events
+    FROM (
+        SELECT c.*, x.commit_no
+        FROM threadline.row_page(p_table_id, ROW(p_row_key, p_key, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::threadline.row_tenure,
+                                 '-infinity', 'infinity', NULL, 10) c
+        LEFT JOIN LATERAL (SELECT x.commit_no FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
+        ORDER BY x.commit_no DESC NULLS FIRST, c.statement_no DESC, c.op DESC, c.id DESC
+        LIMIT 10
+    ) e;
+    SELECT jsonb_agg(jsonb_build_object('name', d.name)
+                     || CASE WHEN p_before ? d.name THEN jsonb_build_object('before', p_before -> d.name) ELSE '{}' END
+                     || CASE WHEN p_after ? d.name THEN jsonb_build_object('after', p_after -> d.name) ELSE '{}' END
+                     ORDER BY d.name COLLATE "C")
+    INTO v_diff
+    FROM (SELECT jsonb_object_keys(p_before) UNION SELECT jsonb_object_keys(p_after)) AS d (name)
+    WHERE (p_before -> d.name)::text IS DISTINCT FROM (p_after -> d.name)::text;
+    RETURN jsonb_build_object(
+        'invariant', 'history_equals_table',
+        'kind', p_kind,
+        'table_schema', v_table.table_schema,
+        'table_name', v_table.table_name,
+        'table_pk', v_table.table_pk,
+        'failure_reason', CASE p_kind
+            WHEN 'missing' THEN 'the history has this row, the table does not'
+            WHEN 'different' THEN format('the table differs from the history in %s',
+                (SELECT string_agg(d.value ->> 'name', ', ') FROM jsonb_array_elements(v_diff) AS d (value)))
+            ELSE CASE WHEN p_change_id IS NULL THEN 'the table has this row, no change of it was ever recorded'
+                      ELSE 'the table has this row, the history says it is gone' END
+        END,
+        'failure_step', NULL,
+        'change_id', p_change_id,
+        'event_at_failure', CASE WHEN p_change_id IS NOT NULL THEN
+            (SELECT to_jsonb(c) FROM threadline.audit_changes c WHERE c.id = p_change_id) END,
+        'state_before', p_before,
+        'state_after', p_after,
+        'state_diff', coalesce(v_diff, '[]'),
+        'events_leading_to_failure', coalesce(v_events, '[]'),
+        'transaction', CASE WHEN v_tx.id IS NOT NULL THEN jsonb_build_object(
+            'id', v_tx.id, 'commit_no', v_tx.commit_no, 'committed_at', v_tx.committed_at, 'actor_ref', v_tx.actor_ref,
+            'action_id', v_tx.action_id, 'correlation_id', v_tx.correlation_id, 'request_id', v_tx.request_id, 'job_id', v_tx.job_id) END,
+        'gaps', (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('reason', g.reason, 'since_at', g.since_at, 'until_at', g.until_at) ORDER BY g.since_at, g.reason), '[]')
+            FROM threadline.gaps_between(p_table_id, coalesce(v_tx.committed_at, '-infinity'), 'infinity') g),
+        'first_repaired_at', NULL,
+        'fingerprint', left(encode(sha256(convert_to(
+            concat_ws('|', 'history_equals_table', p_kind, v_table.table_schema, v_table.table_name, v_table.table_pk::text), 'UTF8')), 'hex'), 16));
+END
+$$;
+
+CREATE FUNCTION threadline.replay_check(target regclass) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+DECLARE
+    v_table record;
+    v_base threadline.state_base;
+    v_gaps jsonb;
+    v_known boolean;
+    v_skip_retyped boolean := false;
+    v_found record;
+    v_not_compared jsonb;
+BEGIN
+    SELECT t.* INTO v_table FROM threadline.readable_table t WHERE t.table_id = threadline.table_lookup(replay_check.target);
+    IF NOT FOUND THEN
+        PERFORM threadline.require_readable(NULL, replay_check.target);
+    END IF;
+    v_base := threadline.state_base(v_table.table_id, NULL);
+    SELECT coalesce(jsonb_agg(jsonb_build_object('reason', g.reason, 'since_at', g.since_at, 'until_at', g.until_at, 'detail', g.detail)
+                              ORDER BY g.since_at, g.reason), '[]')
+    INTO v_gaps
+    FROM threadline.gaps_between(v_table.table_id, coalesce(v_base.since, '-infinity'), 'infinity') g;
+    v_known := v_base.first_change_id IS NOT NULL AND NOT v_base.purged;
+    LOOP
+        BEGIN
+            EXECUTE threadline.comparison_statement(v_table.table_id, v_table.relation, v_skip_retyped)
+            INTO STRICT v_found
+            USING v_table.table_id, coalesce(v_base.first_change_id, 0), v_known;
+            EXIT;
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+            -- An old value may not convert to its column's type of today: then such columns are left out.
+            IF v_skip_retyped THEN
+                RAISE;
+            END IF;
+            v_skip_retyped := true;
+        END;
+    END LOOP;
+    SELECT coalesce(jsonb_agg(DISTINCT n.name ORDER BY n.name), '[]') INTO v_not_compared
+    FROM (
+        SELECT unnest(v.redacted || CASE WHEN v_skip_retyped THEN v.retyped ELSE '{}' END) AS name
+        FROM threadline.image_comparison(v_table.table_id, v_table.relation) v
+        WHERE v.version = ANY (v_found.versions)
+        UNION ALL
+        SELECT unnest(v_table.exclude || v_table.mask)::text
+    ) n;
+    RETURN jsonb_build_object(
+        'verdict', CASE WHEN v_found.violations > 0 THEN 'violated'
+                        WHEN v_known AND v_gaps = '[]' THEN 'holds'
+                        ELSE 'unknown' END,
+        'what', format('%s.%s', v_table.table_schema, v_table.table_name),
+        'events_processed', v_found.changes,
+        'transactions', v_found.transactions,
+        'final_state', jsonb_build_object('replayed_rows', v_found.replayed_rows, 'table_rows', v_found.table_rows),
+        'projections', '{}'::jsonb,
+        'skipped', CASE WHEN v_found.unrecorded > 0
+                        THEN jsonb_build_object(CASE WHEN v_base.purged THEN 'purged' ELSE 'before_horizon' END, v_found.unrecorded)
+                        ELSE '{}' END,
+        'complete', v_known AND v_gaps = '[]',
+        'coverage', jsonb_build_object('complete', v_known AND v_gaps = '[]', 'baseline_at', v_base.since, 'gaps', v_gaps),
+        'not_compared', v_not_compared,
+        'violations_total', v_found.violations,
+        'violations', v_found.documents);
+END
+$$;
+
+-- No SET search_path: what is a table's name as the caller types it.
+CREATE FUNCTION threadline.replay_check(what text, since timestamptz = '-infinity', until timestamptz = 'infinity', stop_on_first_failure boolean = true,
+                                        invariants text[] = NULL, projections text[] = NULL, events text = NULL)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_relation constant regclass := pg_catalog.to_regclass(replay_check.what);
+    v_given constant text := pg_catalog.concat_ws(', ',
+        CASE WHEN replay_check.since > '-infinity' THEN 'since' END,
+        CASE WHEN replay_check.until < 'infinity' THEN 'until' END,
+        CASE WHEN replay_check.invariants IS NOT NULL THEN 'invariants' END,
+        CASE WHEN replay_check.projections IS NOT NULL THEN 'projections' END,
+        CASE WHEN replay_check.events IS NOT NULL THEN 'events' END);
+BEGIN
+    IF v_relation IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = pg_catalog.format('there is no table named "%s"', replay_check.what),
+            DETAIL = 'Only a table''s history can be checked: this version has no replay models.',
+            HINT = 'SELECT table_schema, table_name FROM threadline.audit_tables; lists the tables that can be checked.';
+    END IF;
+    IF v_given <> '' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'feature_not_supported',
+            MESSAGE = pg_catalog.format('the check of table "%s" does not take %s', replay_check.what, v_given),
+            DETAIL = 'A table is checked from its newest baseline to what it holds now, for the one invariant history_equals_table.',
+            HINT = pg_catalog.format('SELECT threadline.replay_check(%L);', replay_check.what);
+    END IF;
+    RETURN threadline.replay_check(v_relation);
+END
+$$;
+
+COMMENT ON FUNCTION threadline.replay_check(regclass) IS
+    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: each row that is missing, extra or different, in commit order, 1000 at most, with both states, their difference and the last recorded change; failure_step is null, since the comparison comes after the last change. Columns that an image is too old to have are not compared for it. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
+COMMENT ON FUNCTION threadline.replay_check(text, timestamptz, timestamptz, boolean, text[], text[], text) IS
+    'The same for a table by name, found through the search path. Every differing row is listed, whatever stop_on_first_failure says; since, until, invariants, projections and events are for models. Errors: 42704 no such table, 0A000 an argument that a table check does not take.';

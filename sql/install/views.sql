@@ -1,0 +1,260 @@
+-- What people may read. The views named readable_* are internal: the read functions run with the caller's
+-- rights and see the log only through them, so that nobody reads more through a function than by a query.
+
+-- Row types of the read functions, so that columns are documented once.
+CREATE TYPE threadline.audit_change_row AS (
+    id             bigint,
+    transaction_id uuid,
+    table_schema   text,
+    table_name     text,
+    table_pk       jsonb,
+    old_pk         jsonb,
+    op             text,
+    changed_fields text[],
+    changed_from   jsonb,
+    data_after     jsonb,
+    captured_at    timestamptz,
+    statement_no   integer,
+    schema_version integer
+);
+COMMENT ON TYPE threadline.audit_change_row IS 'One recorded change of one row.';
+COMMENT ON COLUMN threadline.audit_change_row.id IS 'Orders the changes of a row across transactions; inside one transaction (statement_no, id) does.';
+COMMENT ON COLUMN threadline.audit_change_row.table_name IS 'The table''s name now; the last known one if it was dropped. A partition''s change carries the partitioned table''s name.';
+COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}.';
+COMMENT ON COLUMN threadline.audit_change_row.old_pk IS 'Key before an update that changed it, else NULL.';
+COMMENT ON COLUMN threadline.audit_change_row.op IS 'insert, update, delete, truncate, or snapshot (the row as it was when a baseline was taken).';
+COMMENT ON COLUMN threadline.audit_change_row.changed_fields IS 'Updates: names of the changed columns, sorted; NULL when nothing changed, and for every other op.';
+COMMENT ON COLUMN threadline.audit_change_row.changed_from IS 'Updates: old values of the changed columns. Deletes and truncates: the whole old row.';
+COMMENT ON COLUMN threadline.audit_change_row.data_after IS 'The whole row after the change; NULL for deletes and truncates.';
+COMMENT ON COLUMN threadline.audit_change_row.captured_at IS 'Wall clock when the change was recorded.';
+COMMENT ON COLUMN threadline.audit_change_row.statement_no IS 'Command number inside the transaction.';
+COMMENT ON COLUMN threadline.audit_change_row.schema_version IS 'The table''s shape at the time: see audit_schema_versions.';
+
+CREATE TYPE threadline.audit_transaction_row AS (
+    id                uuid,
+    commit_no         bigint,
+    xid               xid8,
+    started_at        timestamptz,
+    occurred_at       timestamptz,
+    committed_at      timestamptz,
+    actor_ref         jsonb,
+    action_id         uuid,
+    correlation_id    text,
+    request_id        text,
+    job_id            text,
+    source            text,
+    context           jsonb,
+    session_user_name text,
+    current_user_name text,
+    application_name  text,
+    client_addr       inet,
+    backend_pid       integer,
+    snapshot          pg_snapshot,
+    change_count      bigint,
+    statements        jsonb,
+    origin            bigint
+);
+COMMENT ON TYPE threadline.audit_transaction_row IS 'One transaction that changed a captured table or recorded an action.';
+COMMENT ON COLUMN threadline.audit_transaction_row.commit_no IS 'Commit order. NULL until the transaction commits.';
+COMMENT ON COLUMN threadline.audit_transaction_row.occurred_at IS 'Time of the first recorded change.';
+COMMENT ON COLUMN threadline.audit_transaction_row.committed_at IS 'Stamped when the transaction commits; what "as of" goes by. NULL until then.';
+COMMENT ON COLUMN threadline.audit_transaction_row.actor_ref IS 'Who the application says it acted for; session_user_name is who the server knows it was.';
+COMMENT ON COLUMN threadline.audit_transaction_row.action_id IS 'The last action recorded in the transaction.';
+COMMENT ON COLUMN threadline.audit_transaction_row.origin IS 'System identifier of the cluster that ran it. Compare xid and snapshot only within one origin.';
+
+CREATE FUNCTION threadline.op_name(op smallint) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (ARRAY['truncate', 'delete', 'moved', 'snapshot', 'insert', 'update'])[op_name.op + 1];
+
+CREATE FUNCTION threadline.composite_key_object(key_columns name[], key text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.jsonb_object(
+    composite_key_object.key_columns::text[],
+    ARRAY(SELECT e.value
+          FROM pg_catalog.jsonb_array_elements_text(composite_key_object.key::jsonb) WITH ORDINALITY AS e (value, n)
+          ORDER BY e.n));
+
+-- The planner inlines this one, so that the usual single-column key costs no function call.
+CREATE FUNCTION threadline.key_object(key_columns name[], key text) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE
+    WHEN key_object.key IS NULL THEN NULL
+    WHEN pg_catalog.cardinality(key_object.key_columns) = 1
+        THEN pg_catalog.jsonb_build_object(key_object.key_columns[1], key_object.key)
+    ELSE threadline.composite_key_object(key_object.key_columns, key_object.key)
+END;
+
+CREATE FUNCTION threadline.field_names(image jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT pg_catalog.array_agg(k.name ORDER BY k.name COLLATE "C")
+        FROM pg_catalog.jsonb_object_keys(field_names.image) AS k (name));
+
+-- A dump spells a dropped table's relation as a bare number, which may be some other table's where it is
+-- restored: a row written elsewhere counts as this cluster's only while its recorded name agrees.
+CREATE VIEW threadline.readable_table WITH (security_barrier) AS
+SELECT t.table_id,
+       live.oid::regclass AS relation,
+       live.relkind,
+       coalesce(live.nspname, t.schema_name)::text AS table_schema,
+       coalesce(live.relname, t.table_name)::text AS table_name,
+       t.key_columns,
+       t.exclude,
+       t.mask,
+       t.placeholder,
+       t.options,
+       t.enabled,
+       t.enabled_at,
+       t.disabled_at
+FROM threadline.captured_table t
+LEFT JOIN LATERAL (
+    SELECT c.oid, c.relkind, c.relname, n.nspname
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = t.relation
+      AND (t.origin = threadline.origin() OR (n.nspname = t.schema_name AND c.relname = t.table_name))
+) live ON true
+WHERE pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT')
+   OR (live.oid IS NOT NULL
+       AND pg_catalog.has_table_privilege(live.oid, 'SELECT')
+       AND NOT pg_catalog.row_security_active(live.oid));
+
+-- Not granted: the log with what is still in the session's buffer, named, before anybody's quals.
+CREATE VIEW threadline.recorded_change AS
+SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement_no, c.schema_version, c.op,
+       c.key, c.old_key, c.old_image, c.new_image,
+       t.table_schema,
+       t.table_name,
+       t.key_columns,
+       threadline.key_object(t.key_columns, c.key) AS table_pk,
+       CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
+       threadline.op_name(c.op) AS op_name,
+       CASE WHEN c.op = 5 AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields
+FROM (
+    SELECT l.id, l.captured_at, l.row_key, l.transaction_id, l.table_id, l.statement_no, l.schema_version, l.op,
+           l.key, l.old_key, l.old_image, l.new_image
+    FROM threadline.change_log l
+    UNION ALL
+    SELECT p.id, p.captured_at, p.row_key, p.transaction_id, p.table_id, p.statement_no, p.schema_version, p.op,
+           p.key, p.old_key, p.old_image, p.new_image
+    FROM threadline.pending_changes() p
+) c
+JOIN threadline.readable_table t ON t.table_id = c.table_id;
+
+CREATE VIEW threadline.readable_change WITH (security_barrier) AS
+SELECT * FROM threadline.recorded_change;
+
+-- A security barrier is planned on its own and forgets any order asked for outside, so a row's newest change
+-- would cost its whole history. These two carry the order inside; read them with a LIMIT and no ORDER BY.
+CREATE VIEW threadline.readable_change_newest WITH (security_barrier) AS
+SELECT * FROM threadline.recorded_change ORDER BY id DESC;
+
+CREATE VIEW threadline.readable_change_oldest WITH (security_barrier) AS
+SELECT * FROM threadline.recorded_change ORDER BY id;
+
+-- Helper rows "the row that bears key came from old_key"; holder is the negative table_id they are indexed under.
+CREATE VIEW threadline.readable_arrival WITH (security_barrier) AS
+SELECT c.table_id AS holder, t.table_id, c.row_key, c.key, c.old_key, c.transaction_id, c.statement_no, c.id
+FROM (
+    SELECT l.table_id, l.row_key, l.key, l.old_key, l.transaction_id, l.statement_no, l.id
+    FROM threadline.change_log l
+    UNION ALL
+    SELECT p.table_id, p.row_key, p.key, p.old_key, p.transaction_id, p.statement_no, p.id
+    FROM threadline.pending_changes() p
+) c
+JOIN threadline.readable_table t ON t.table_id = -c.table_id;
+
+CREATE VIEW threadline.readable_transaction AS
+SELECT l.* FROM threadline.transaction_log l
+UNION ALL
+SELECT p.* FROM threadline.pending_transaction() p;
+
+CREATE VIEW threadline.readable_action AS
+SELECT * FROM threadline.action_log;
+
+-- commit_no and committed_at tell when a baseline counts. Its transaction may have been purged away, which
+-- leaves its own first id and time; both are NULL for a baseline of the caller's open transaction.
+CREATE VIEW threadline.readable_baseline WITH (security_barrier) AS
+SELECT b.table_id, b.first_change_id, b.transaction_id, b.row_count, b.taken_at,
+       CASE WHEN x.id IS NULL THEN b.first_change_id ELSE x.commit_no END AS commit_no,
+       CASE WHEN x.id IS NULL THEN b.taken_at ELSE x.committed_at END AS committed_at
+FROM threadline.baseline b
+JOIN threadline.readable_table t ON t.table_id = b.table_id
+LEFT JOIN threadline.readable_transaction x ON x.id = b.transaction_id;
+
+CREATE VIEW threadline.readable_gap WITH (security_barrier) AS
+SELECT g.table_id, t.table_schema, t.table_name, g.reason,
+       coalesce(g.since_at, '-infinity') AS since_at,
+       coalesce(g.until_at, 'infinity') AS until_at,
+       g.detail
+FROM threadline.gap g
+JOIN threadline.readable_table t ON t.table_id = g.table_id
+WHERE g.reason <> 'purged'
+UNION ALL
+SELECT w.table_id, t.table_schema, t.table_name, 'purged', '-infinity'::timestamptz, w.purged_before, NULL::jsonb
+FROM threadline.purge_watermark w
+JOIN threadline.readable_table t ON t.table_id = w.table_id;
+
+-- Two sessions may have recorded the same version: see table_version.
+CREATE VIEW threadline.readable_version WITH (security_barrier) AS
+SELECT DISTINCT ON (v.table_id, v.version)
+       v.table_id, t.table_schema, t.table_name, v.version, v.columns, v.key_columns, v.schema_name, v.table_name AS name_then,
+       v.from_change_id, v.recorded_at
+FROM threadline.table_version v
+JOIN threadline.readable_table t ON t.table_id = v.table_id
+ORDER BY v.table_id, v.version, v.from_change_id, v.recorded_at;
+
+-- The contract.
+
+CREATE VIEW threadline.audit_changes WITH (security_barrier) AS
+SELECT c.id, c.transaction_id, c.table_schema, c.table_name, c.table_pk, c.old_pk, c.op_name AS op, c.changed_fields,
+       c.old_image AS changed_from, c.new_image AS data_after, c.captured_at, c.statement_no, c.schema_version
+FROM threadline.recorded_change c
+WHERE c.op <> 2;
+COMMENT ON VIEW threadline.audit_changes IS
+    'Every recorded change of the tables the caller may read, one row each: see the type audit_change_row. A filter on table_pk scans the window; audit_history(table, key) is the indexed way. The caller''s own changes show as soon as the statement that made them has ended.';
+
+CREATE VIEW threadline.audit_transactions AS
+SELECT x.id, x.commit_no, x.xid, x.started_at, x.occurred_at, x.committed_at, x.actor_ref, x.action_id,
+       x.correlation_id, x.request_id, x.job_id, x.source, x.context, x.session_user_name, x.current_user_name,
+       x.application_name, x.client_addr, x.backend_pid, x.snapshot, x.change_count, x.statements, x.origin
+FROM threadline.readable_transaction x;
+COMMENT ON VIEW threadline.audit_transactions IS
+    'Transactions that changed a captured table or recorded an action: see the type audit_transaction_row. committed_at and commit_no are NULL for the caller''s own open transaction.';
+
+CREATE VIEW threadline.audit_actions AS
+SELECT a.id, a.name, a.status, a.verb, a.category, a.reason, a.comment, a.actor_ref,
+       a.correlation_id, a.request_id, a.job_id, a.inserted_at
+FROM threadline.action_log a;
+COMMENT ON VIEW threadline.audit_actions IS
+    'What applications said they were doing (record_action). audit_transactions.action_id names the last one of a transaction.';
+
+CREATE VIEW threadline.audit_schema_versions WITH (security_barrier) AS
+SELECT v.table_schema, v.table_name, v.version, v.columns, v.key_columns::text[] AS key_columns,
+       v.schema_name::text AS schema_then, v.name_then::text AS name_then,
+       v.from_change_id, v.recorded_at AS valid_from
+FROM threadline.readable_version v;
+COMMENT ON VIEW threadline.audit_schema_versions IS
+    'The shapes a table had: columns as [{"attnum","name","type","redact"}], valid from change from_change_id and time valid_from until the next version.';
+
+CREATE VIEW threadline.audit_tables WITH (security_barrier) AS
+SELECT t.table_schema, t.table_name, t.relation, t.key_columns::text[] AS key_columns,
+       t.exclude::text[] AS exclude, t.mask::text[] AS mask, t.placeholder, t.options,
+       t.enabled, t.enabled_at, t.disabled_at,
+       v.first_change_id, v.first_change_at, b.baseline_at
+FROM threadline.readable_table t
+LEFT JOIN LATERAL (
+    SELECT min(s.from_change_id) AS first_change_id, min(s.recorded_at) AS first_change_at
+    FROM threadline.table_version s
+    WHERE s.table_id = t.table_id
+) v ON true
+LEFT JOIN LATERAL (
+    SELECT max(s.taken_at) AS baseline_at FROM threadline.baseline s WHERE s.table_id = t.table_id
+) b ON true;
+COMMENT ON VIEW threadline.audit_tables IS
+    'Tables under capture, now or once (enabled false): key and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
+
+CREATE VIEW threadline.audit_gaps WITH (security_barrier) AS
+SELECT g.table_schema, g.table_name, g.reason, g.since_at, g.until_at, g.detail
+FROM threadline.readable_gap g;
+COMMENT ON VIEW threadline.audit_gaps IS
+    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error. until_at infinity: still so.';
