@@ -10,6 +10,7 @@ pub mod face;
 pub mod image;
 pub mod jsonb;
 pub mod log;
+pub mod partition_move;
 pub mod ranges;
 pub mod row_key;
 pub mod transaction;

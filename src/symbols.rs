@@ -12,6 +12,7 @@ crate::sql_functions! {
         crate::capture::face::current_audit_transaction_id;
     note_action / pg_finfo_note_action => crate::capture::face::note_action;
     origin / pg_finfo_origin => crate::capture::face::origin;
+    next_xid / pg_finfo_next_xid => crate::capture::face::next_xid;
     pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
     pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;

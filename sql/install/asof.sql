@@ -55,44 +55,47 @@ BEGIN
 END
 $$;
 
--- Whether as-of T can no longer change. Proof by a witness: a transaction whose xid precedes every one in flight
--- and that started after T; whatever is in flight got its xid later still, so it is stamped later than T.
--- Without a witness it is enough that nothing was in flight when our snapshot was taken, and T is not after that;
--- on a standby, where later commits may only be waiting to be replayed, it is not. 'infinity' means the snapshot itself.
+-- Whether as-of T can no longer change. Proof by a witness: a transaction whose xid precedes every one that may be
+-- in flight and that started after T; whatever is in flight got its xid later still, so it is stamped later than T.
+-- Without a witness: nothing was in flight when our snapshot was taken, and no xid has been drawn since. A snapshot
+-- does not list transactions younger than the last completed one, hence the look at the next xid. On a standby only
+-- a witness will do, since commits may be waiting to be replayed. 'infinity' means the snapshot itself.
 CREATE FUNCTION threadline.settled(at timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_snapshot constant pg_snapshot := pg_current_snapshot();
     v_standby constant boolean := pg_is_in_recovery();
-    v_oldest xid8;
+    v_own constant xid8 := pg_current_xact_id_if_assigned();
+    v_listed xid8;
+    v_next constant xid8 := pg_snapshot_xmax(v_snapshot);
 BEGIN
     IF settled.at = 'infinity' THEN
         RETURN true;
     END IF;
-    IF v_standby THEN
-        v_oldest := pg_snapshot_xmin(v_snapshot);
-    ELSE
-        SELECT x.xid INTO v_oldest
-        FROM pg_snapshot_xip(v_snapshot) AS x (xid)
-        WHERE x.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()
-        ORDER BY x.xid
-        LIMIT 1;
-        IF v_oldest IS NULL
-           AND settled.at <= (CASE WHEN current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
-                                   THEN transaction_timestamp() ELSE statement_timestamp() END) THEN
-            RETURN true;
-        END IF;
-        v_oldest := coalesce(v_oldest, pg_snapshot_xmax(v_snapshot));
-    END IF;
-    RETURN EXISTS (
+    SELECT x.xid INTO v_listed
+    FROM pg_snapshot_xip(v_snapshot) AS x (xid)
+    WHERE x.xid IS DISTINCT FROM v_own
+    ORDER BY x.xid
+    LIMIT 1;
+    IF EXISTS (
         SELECT
         FROM (SELECT x.started_at, x.xid, x.origin
               FROM threadline.readable_transaction x
               WHERE x.committed_at > settled.at
               ORDER BY x.committed_at, x.commit_no
               LIMIT 256) w
-        WHERE w.started_at > settled.at AND w.xid < v_oldest AND w.origin = threadline.origin());
+        WHERE w.started_at > settled.at
+          AND w.xid < CASE WHEN v_standby THEN pg_snapshot_xmin(v_snapshot) ELSE coalesce(v_listed, v_next) END
+          AND w.origin = threadline.origin()) THEN
+        RETURN true;
+    END IF;
+    IF v_standby OR v_listed IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- Only our own xid, if any, may have been drawn since.
+    RETURN threadline.next_xid() = v_next
+        OR (v_own = v_next AND threadline.next_xid()::text::bigint = v_next::text::bigint + 1);
 END
 $$;
 
@@ -242,7 +245,7 @@ BEGIN
                               ELSE 'the history of table "%s" does not reach back to %s' END, p_table, p_at),
         DETAIL = CASE WHEN p_purged THEN 'Rows that did not change since the purge are not known.'
                       ELSE 'Rows that existed before the first baseline and did not change since are not known.' END,
-        HINT = 'SELECT table_schema, table_name, enabled_at, baseline_at FROM threadline.audit_tables; SELECT threadline.audit_enable(table, baseline => true) takes a baseline now.';
+        HINT = format('SELECT threadline.audit_enable(%L, baseline => true); takes a baseline, from which later times can be answered.', p_table);
 END
 $$;
 

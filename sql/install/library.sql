@@ -46,6 +46,10 @@ CREATE FUNCTION threadline.origin() RETURNS bigint
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'origin';
 COMMENT ON FUNCTION threadline.origin() IS 'The system identifier of this cluster, as pg_control_system() shows it.';
 
+CREATE FUNCTION threadline.next_xid() RETURNS xid8
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'next_xid';
+COMMENT ON FUNCTION threadline.next_xid() IS 'Internal: the xid that the next writing transaction will get. A snapshot''s xmax says less: xids above it may be in flight.';
+
 CREATE FUNCTION threadline.pending_changes() RETURNS SETOF threadline.change_log
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'pending_changes';
 COMMENT ON FUNCTION threadline.pending_changes() IS 'Internal: changes of the current transaction that still wait in the session''s buffer.';

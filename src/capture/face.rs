@@ -71,6 +71,11 @@ pub fn origin(call: &mut Call) -> pg_sys::Datum {
     call.return_value(Some(xact::system_identifier().into()))
 }
 
+/// `threadline.next_xid()`
+pub fn next_xid(call: &mut Call) -> pg_sys::Datum {
+    call.return_value(Some((xact::next_full_xid() as i64).into()))
+}
+
 /// `threadline.pending_changes()`: rows of change_log that wait in this session's buffer.
 pub fn pending_changes(call: &mut Call) -> pg_sys::Datum {
     let mut rows = Vec::new();

@@ -24,10 +24,8 @@ pub mod op {
 pub enum Change<'a> {
     /// Insert, or a row of a baseline.
     Arrives(i16, &'a Row),
-    Updates {
-        old: &'a Row,
-        new: &'a Row,
-    },
+    /// The old row has a plan of its own: it may come from another partition.
+    Updates { old_plan: &'a Plan, old: &'a Row, new: &'a Row },
     /// Delete, or a row of a truncated table.
     Leaves(i16, &'a Row),
 }
@@ -64,21 +62,24 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
             old_image: Some(whole_image(plan, row, bytes)?),
             new_image: None,
         })),
-        Change::Updates { old, new } => {
-            let changed: Vec<&PlannedColumn> = plan.columns.iter().filter(|column| differs(column, old, new)).collect();
+        Change::Updates { old_plan, old, new } => {
+            // Partitions of a table have the same columns, so both plans list them in the same order.
+            let differs = |place: usize| differs(&old_plan.columns[place], old, &plan.columns[place], new);
+            let changed: Vec<&PlannedColumn> =
+                (0..plan.columns.len()).filter(|place| differs(*place)).map(|place| &old_plan.columns[place]).collect();
             if changed.is_empty() && plan.policy.options.skip_noop {
                 return Ok(None);
             }
-            let moved = plan.key.iter().any(|place| differs(&plan.columns[*place], old, new));
+            let moved = plan.key.iter().any(|place| differs(*place));
             Ok(Some(Encoded {
                 op: op::UPDATE,
                 key: key(plan, new, bytes)?,
-                old_key: if moved { Some(key(plan, old, bytes)?) } else { None },
+                old_key: if moved { Some(key(old_plan, old, bytes)?) } else { None },
                 old_image: if changed.is_empty() {
                     None
                 } else {
                     let keys = Keys::new(changed.iter().map(|column| column.name.as_slice()));
-                    Some(write(plan, &keys, &changed, old, bytes)?)
+                    Some(write(old_plan, &keys, &changed, old, bytes)?)
                 },
                 new_image: Some(whole_image(plan, new, bytes)?),
             }))
@@ -92,8 +93,8 @@ pub fn with_settings_of<R>(plan: &Plan, work: impl FnOnce() -> R) -> R {
 }
 
 /// Changed is decided by the bytes of the value, so 1.0 -> 1.00 is a change.
-fn differs(column: &PlannedColumn, old: &Row, new: &Row) -> bool {
-    match (old.get(column.index), new.get(column.index)) {
+fn differs(old_column: &PlannedColumn, old: &Row, column: &PlannedColumn, new: &Row) -> bool {
+    match (old.get(old_column.index), new.get(column.index)) {
         (Some(old), Some(new)) => !old.same(new, column.storage),
         (old, new) => old.is_some() != new.is_some(),
     }

@@ -4,13 +4,14 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Summary};
 use super::log::{self, TRANSACTION_FIELDS};
+use super::partition_move;
 use crate::catalog::cache;
 use crate::context::settings;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::{self, text_datum};
 use crate::pg::direct_insert::Field;
 use crate::pg::xact::{SubTransactionEvent, TransactionEvent};
-use crate::pg::{memory, settings as session, types, user, xact};
+use crate::pg::{memory, relation, settings as session, types, user, xact};
 
 pub fn on_transaction_event(event: TransactionEvent) {
     match event {
@@ -18,6 +19,7 @@ pub fn on_transaction_event(event: TransactionEvent) {
         TransactionEvent::PrePrepare => finish(true).or_raise(),
         TransactionEvent::Ended { aborted } => {
             buffer::forget();
+            partition_move::forget(None);
             cache::forget_unfinished_versions(aborted, true);
         }
     }
@@ -28,6 +30,7 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
         SubTransactionEvent::Committed { id, parent } => buffer::subtransaction_committed(id, parent),
         SubTransactionEvent::Aborted { id } => {
             buffer::subtransaction_aborted(id);
+            partition_move::forget(Some(id));
             cache::forget_unfinished_versions(true, false);
         }
     }
@@ -35,10 +38,15 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
 
 /// Writes what waits in the buffer and the transaction's row.
 fn finish(prepared: bool) -> Result<(), Error> {
-    if buffer::summary().is_none() {
+    if buffer::is_empty() {
+        return Ok(());
+    }
+    if !relation::extension_exists() {
+        // Dropped in this very transaction, and the log with it: there is nothing to write to, by the owner's will.
         return Ok(());
     }
     xact::with_snapshot(|| {
+        partition_move::settle()?;
         buffer::flush()?;
         let Some(summary) = buffer::summary() else { return Ok(()) };
         // Drawn after every change's id, and after every commit number that this transaction can have seen.

@@ -7,13 +7,16 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Place};
 use super::image::{self, Change, op};
-use super::whole_table;
+use super::{partition_move, whole_table};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
 use crate::error::{Error, OrRaise};
 use crate::pg::function::Call;
 use crate::pg::relation;
 use crate::pg::trigger::{RowEvent, TriggerCall};
+
+/// The row trigger that audit_enable() makes. Clones on partitions bear the same name.
+const ROW_TRIGGER: &core::ffi::CStr = c"threadline_capture";
 
 thread_local! {
     /// Where a row is laid out before it joins the buffer. Taken out while in use: a cast to json may run
@@ -35,6 +38,7 @@ pub fn capture_flush(call: &mut Call) -> pg_sys::Datum {
             return Err(Error::WrongTriggerKind { function, expected: "AFTER … FOR EACH STATEMENT" });
         }
         plan_of(trigger.relation())?;
+        partition_move::settle()?;
         buffer::flush()
     });
     flushed.or_raise();
@@ -71,13 +75,33 @@ fn record_row(call: &Call) -> Result<(), Error> {
     let event = trigger
         .after_row_event()
         .ok_or(Error::WrongTriggerKind { function, expected: "AFTER INSERT OR UPDATE OR DELETE … FOR EACH ROW" })?;
+    // A second trigger on the function would record every change twice.
+    if trigger.name() != ROW_TRIGGER && trigger.beside_trigger(ROW_TRIGGER) {
+        return Ok(());
+    }
     let plan = plan_of(trigger.relation())?;
-    let row = trigger.row();
     let statement_no = trigger.command(event);
     match event {
-        RowEvent::Insert => record(&plan, statement_no, &Change::Arrives(op::INSERT, &row)),
-        RowEvent::Update => record(&plan, statement_no, &Change::Updates { old: &row, new: &trigger.new_row() }),
-        RowEvent::Delete => record(&plan, statement_no, &Change::Leaves(op::DELETE, &row)),
+        RowEvent::Insert => match partition_move::taken_by_insert(&plan, statement_no)? {
+            Some(source) => {
+                let change = Change::Updates { old_plan: &source.plan, old: &source.row.row(), new: &trigger.row() };
+                record(&plan, statement_no, &change)
+            }
+            None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row())),
+        },
+        RowEvent::Update => {
+            partition_move::settle()?;
+            let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row() };
+            record(&plan, statement_no, &change)
+        }
+        RowEvent::Delete => {
+            partition_move::settle()?;
+            if trigger.moved_to_another_partition() {
+                partition_move::begin(plan, trigger.keep_row(), statement_no);
+                return Ok(());
+            }
+            record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()))
+        }
     }
 }
 

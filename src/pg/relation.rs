@@ -169,6 +169,12 @@ pub fn own_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
     (relid != pg_sys::InvalidOid).then_some(relid)
 }
 
+/// Whether this extension is (still) installed in the database.
+pub fn extension_exists() -> bool {
+    // SAFETY: catalog look-up with a NUL-terminated name.
+    unsafe { pg_sys::get_extension_oid(c"threadline_forensics".as_ptr(), true) != pg_sys::InvalidOid }
+}
+
 /// The relation, then its partition ancestors, nearest first.
 pub fn with_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut found = vec![relid];

@@ -78,6 +78,51 @@ impl<'call> TriggerCall<'call> {
         unsafe { Row::deform(self.data.tg_newtuple, self.descriptor()) }
     }
 
+    /// Whether a deleted row went on as an inserted one in another partition: an UPDATE that moved it.
+    pub fn moved_to_another_partition(&self) -> bool {
+        // SAFETY: what ItemPointerIndicatesMovedPartitions tests of the row version's header.
+        unsafe {
+            let next = (*(*self.data.tg_trigtuple).t_data).t_ctid;
+            next.ip_posid == pg_sys::MovedPartitionsOffsetNumber as u16
+                && next.ip_blkid.bi_hi == u16::MAX
+                && next.ip_blkid.bi_lo == u16::MAX
+        }
+    }
+
+    /// A copy of the row that stays until the transaction ends.
+    pub fn keep_row(&self) -> KeptRow {
+        super::memory::in_transaction_context(|| {
+            // SAFETY: both copies are made in a context that outlives the KeptRow: see there.
+            unsafe {
+                KeptRow {
+                    tuple: pg_sys::heap_copytuple(self.data.tg_trigtuple),
+                    descriptor: pg_sys::CreateTupleDescCopy(self.descriptor()),
+                }
+            }
+        })
+    }
+
+    /// Whether the relation also has an enabled trigger of the name, other than the one that calls.
+    pub fn beside_trigger(&self, name: &core::ffi::CStr) -> bool {
+        // SAFETY: the relation is open during the call; its trigger description has numtriggers entries.
+        unsafe {
+            let triggers = (*self.data.tg_relation).trigdesc;
+            !triggers.is_null()
+                && (0..(*triggers).numtriggers as usize).any(|at| {
+                    let trigger = &*(*triggers).triggers.add(at);
+                    core::ffi::CStr::from_ptr(trigger.tgname) == name
+                        && trigger.tgenabled as u8 != pg_sys::TRIGGER_DISABLED
+                        && trigger.tgoid != (*self.data.tg_trigger).tgoid
+                })
+        }
+    }
+
+    /// The name of the trigger that calls.
+    pub fn name(&self) -> &core::ffi::CStr {
+        // SAFETY: set for every call by a trigger.
+        unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) }
+    }
+
     /// The number of the command that changed the row: capture may run in a later one, and a trigger on
     /// one row can change another row of the same statement first.
     pub fn command(&self, event: RowEvent) -> i32 {
@@ -89,6 +134,19 @@ impl<'call> TriggerCall<'call> {
                 RowEvent::Delete => pg_sys::HeapTupleHeaderGetCmax((*self.data.tg_trigtuple).t_data) as i32,
             }
         }
+    }
+}
+
+/// A row that outlives the trigger's call, but not the transaction: whoever keeps one forgets it when that ends.
+pub struct KeptRow {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl KeptRow {
+    pub fn row(&self) -> Row {
+        // SAFETY: both live until the transaction ends.
+        unsafe { Row::deform(self.tuple, self.descriptor) }
     }
 }
 

@@ -113,6 +113,12 @@ pub fn full_xid() -> u64 {
     unsafe { pg_sys::GetTopFullTransactionId().value }
 }
 
+/// The xid that the next transaction to write will get, with its epoch.
+pub fn next_full_xid() -> u64 {
+    // SAFETY: reads shared memory under its lock.
+    unsafe { pg_sys::ReadNextFullTransactionId().value }
+}
+
 /// When the transaction started, in microseconds since 2000-01-01.
 pub fn started_at() -> i64 {
     // SAFETY: reads the transaction state.
