@@ -68,9 +68,31 @@ END;
 
 -- The key arguments of the public functions as the text that key_lookup reads.
 CREATE FUNCTION threadline.key_text(key jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN pg_catalog.jsonb_typeof(key_text.key) = 'object' THEN key_text.key::text
-            ELSE key_text.key OPERATOR(pg_catalog.#>>) '{}'::text[] END;
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF jsonb_typeof(key_text.key) = 'array' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'a row key cannot be a JSON array',
+            HINT = 'Give the key column''s value, or a JSON object that names every key column: ''{"order_id": 1, "line_no": 2}''.';
+    END IF;
+    RETURN CASE WHEN jsonb_typeof(key_text.key) = 'object' THEN key_text.key::text ELSE key_text.key #>> '{}' END;
+END
+$$;
+
+CREATE FUNCTION threadline.require_limit(max_rows integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF require_limit.max_rows < 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('max_rows must not be negative, got %s', require_limit.max_rows),
+            HINT = 'For all rows give max_rows => NULL.';
+    END IF;
+END
+$$;
 
 CREATE FUNCTION threadline.row_key_of(p_relation regclass, p_key_columns name[], p_key text) RETURNS bigint
 LANGUAGE sql STABLE
@@ -275,6 +297,7 @@ DECLARE
     v_table record;
     v_complete boolean;
 BEGIN
+    PERFORM threadline.require_limit(p_max);
     SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_lookup(p_target, p_key) k;
     PERFORM threadline.require_readable(v_key.table_id, p_target);
     SELECT t.relation, t.key_columns, t.enabled_at INTO v_table
@@ -348,6 +371,7 @@ DECLARE
         ORDER BY x.committed_at DESC, x.commit_no DESC;
     v_count bigint := 0;
 BEGIN
+    PERFORM threadline.require_limit(actor_history.max_rows);
     FOR v_transaction IN v_transactions LOOP
         EXIT WHEN v_count >= actor_history.max_rows;
         RETURN NEXT v_transaction;

@@ -259,7 +259,7 @@ RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    v_relation constant regclass := pg_catalog.to_regclass(replay_check.what);
+    v_relation regclass;
     v_given constant text := pg_catalog.concat_ws(', ',
         CASE WHEN replay_check.since > '-infinity' THEN 'since' END,
         CASE WHEN replay_check.until < 'infinity' THEN 'until' END,
@@ -267,6 +267,11 @@ DECLARE
         CASE WHEN replay_check.projections IS NOT NULL THEN 'projections' END,
         CASE WHEN replay_check.events IS NOT NULL THEN 'events' END);
 BEGIN
+    BEGIN
+        v_relation := pg_catalog.to_regclass(replay_check.what);
+    EXCEPTION WHEN invalid_name THEN
+        v_relation := NULL;
+    END;
     IF v_relation IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_object',

@@ -10,10 +10,16 @@ pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
     unsafe { pg_sys::getBaseType(type_oid) }
 }
 
-/// The SQL name of a type with its modifier, as `format_type()` prints it.
+/// The SQL name of a type with its modifier, the same whatever search_path says: as `format_type()` prints it
+/// with only pg_catalog on the path.
 pub fn display_name(type_oid: pg_sys::Oid, modifier: i32) -> String {
+    let flags = if type_oid.to_u32() < pg_sys::FirstNormalObjectId {
+        pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN
+    } else {
+        pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY
+    };
     // SAFETY: returns a palloc'd string.
-    let text = unsafe { take_cstring(pg_sys::format_type_with_typemod(type_oid, modifier)) };
+    let text = unsafe { take_cstring(pg_sys::format_type_extended(type_oid, modifier, flags as _)) };
     super::datum::for_message(&text).into_owned()
 }
 
