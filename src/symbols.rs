@@ -13,6 +13,7 @@ crate::sql_functions! {
     note_action / pg_finfo_note_action => crate::capture::face::note_action;
     origin / pg_finfo_origin => crate::capture::face::origin;
     next_xid / pg_finfo_next_xid => crate::capture::face::next_xid;
+    oldest_other_writer / pg_finfo_oldest_other_writer => crate::capture::face::oldest_other_writer;
     pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
     pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;

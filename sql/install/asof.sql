@@ -55,11 +55,30 @@ BEGIN
 END
 $$;
 
+-- Whether a transaction stamped at or before T is committed now and yet invisible to a snapshot: it took that long to
+-- commit. VOLATILE, so that in READ COMMITTED it looks with a snapshot of its own.
+CREATE FUNCTION threadline.overtaken(at timestamptz, p_snapshot pg_snapshot) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT
+        FROM (SELECT x.xid, x.origin
+              FROM threadline.readable_transaction x
+              WHERE x.committed_at <= overtaken.at
+              ORDER BY x.committed_at DESC, x.commit_no DESC
+              LIMIT 256) w
+        WHERE w.origin = threadline.origin() AND NOT pg_visible_in_snapshot(w.xid, p_snapshot));
+END
+$$;
+
 -- Whether as-of T can no longer change. Proof by a witness: a transaction whose xid precedes every one that may be
 -- in flight and that started after T; whatever is in flight got its xid later still, so it is stamped later than T.
 -- Without a witness: nothing was in flight when our snapshot was taken, and no xid has been drawn since. A snapshot
--- does not list transactions younger than the last completed one, hence the look at the next xid. On a standby only
--- a witness will do, since commits may be waiting to be replayed. 'infinity' means the snapshot itself.
+-- does not list transactions younger than the last completed one, hence the look at the next xid.
+-- Without either, in READ COMMITTED: no transaction of this database that was writing at T is writing or prepared
+-- still, and none ended between our snapshot and now. On a standby only a witness will do, since commits may be
+-- waiting to be replayed. 'infinity' means the snapshot itself.
 CREATE FUNCTION threadline.settled(at timestamptz) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -90,12 +109,21 @@ BEGIN
           AND w.origin = threadline.origin()) THEN
         RETURN true;
     END IF;
-    IF v_standby OR v_listed IS NOT NULL THEN
+    IF v_standby THEN
         RETURN false;
     END IF;
     -- Only our own xid, if any, may have been drawn since.
-    RETURN threadline.next_xid() = v_next
-        OR (v_own = v_next AND threadline.next_xid()::text::bigint = v_next::text::bigint + 1);
+    IF v_listed IS NULL
+       AND (threadline.next_xid() = v_next
+            OR coalesce(v_own = v_next AND threadline.next_xid()::text::bigint = v_next::text::bigint + 1, false)) THEN
+        RETURN true;
+    END IF;
+    -- A prepared transaction is stamped a moment before the time that pg_prepared_xacts shows.
+    RETURN current_setting('transaction_isolation') = 'read committed'
+       AND coalesce(threadline.oldest_other_writer() > settled.at, true)
+       AND NOT EXISTS (SELECT FROM pg_prepared_xacts p
+                       WHERE p.database = current_database() AND p.prepared <= settled.at + interval '10 seconds')
+       AND NOT threadline.overtaken(settled.at, v_snapshot);
 END
 $$;
 

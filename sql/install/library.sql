@@ -50,6 +50,10 @@ CREATE FUNCTION threadline.next_xid() RETURNS xid8
     LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'next_xid';
 COMMENT ON FUNCTION threadline.next_xid() IS 'Internal: the xid that the next writing transaction will get. A snapshot''s xmax says less: xids above it may be in flight.';
 
+CREATE FUNCTION threadline.oldest_other_writer() RETURNS timestamptz
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'oldest_other_writer';
+COMMENT ON FUNCTION threadline.oldest_other_writer() IS 'Internal: when the oldest transaction now writing in this database, the caller''s own excepted, started; NULL when there is none. Prepared transactions are not among them.';
+
 CREATE FUNCTION threadline.pending_changes() RETURNS SETOF threadline.change_log
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'pending_changes';
 COMMENT ON FUNCTION threadline.pending_changes() IS 'Internal: changes of the current transaction that still wait in the session''s buffer.';

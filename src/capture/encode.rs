@@ -68,13 +68,13 @@ impl Encoder {
         }
     }
 
-    /// The value's text as a key: what `->>` would give of it in an image.
+    /// The value's text as a key: what `->>` would give of it in an image, but one text for 1.0 and 1.00.
     pub fn key_text(&self, value: Value) -> Vec<u8> {
         match self {
             Encoder::Int2 => value.as_i16().to_string().into_bytes(),
             Encoder::Int4 => value.as_i32().to_string().into_bytes(),
             Encoder::Int8 => value.as_i64().to_string().into_bytes(),
-            Encoder::Numeric => types::numeric_text(value),
+            Encoder::Numeric => types::numeric_key_text(value),
             Encoder::Text => value.payload().to_vec(),
             _ => self.text_of_image(value),
         }

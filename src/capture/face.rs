@@ -76,6 +76,11 @@ pub fn next_xid(call: &mut Call) -> pg_sys::Datum {
     call.return_value(Some((xact::next_full_xid() as i64).into()))
 }
 
+/// `threadline.oldest_other_writer()`
+pub fn oldest_other_writer(call: &mut Call) -> pg_sys::Datum {
+    call.return_value(xact::oldest_other_writer().map(Into::into))
+}
+
 /// `threadline.pending_changes()`: rows of change_log that wait in this session's buffer.
 pub fn pending_changes(call: &mut Call) -> pg_sys::Datum {
     let mut rows = Vec::new();

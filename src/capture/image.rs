@@ -70,11 +70,17 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
             if changed.is_empty() && plan.policy.options.skip_noop {
                 return Ok(None);
             }
-            let moved = plan.key.iter().any(|place| differs(*place));
+            let new_key = key(plan, new, bytes)?;
+            let old_key = if plan.key.iter().any(|place| differs(*place)) {
+                // 1.0 -> 1.00 changes a value, not a key.
+                Some(key(old_plan, old, bytes)?).filter(|old| bytes[old.text.clone()] != bytes[new_key.text.clone()])
+            } else {
+                None
+            };
             Ok(Some(Encoded {
                 op: op::UPDATE,
-                key: key(plan, new, bytes)?,
-                old_key: if moved { Some(key(old_plan, old, bytes)?) } else { None },
+                key: new_key,
+                old_key,
                 old_image: if changed.is_empty() {
                     None
                 } else {

@@ -71,3 +71,23 @@ pub fn reserve_setting_prefix(prefix: &'static core::ffi::CStr) {
         pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
     }
 }
+
+/// The server's list of backends, read anew.
+pub fn backends() -> Vec<pg_sys::LocalPgBackendStatus> {
+    // SAFETY: the entries are this backend's local copies, valid until the list is next cleared; places count from 1.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::pgstat_clear_snapshot();
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::pgstat_clear_backend_activity_snapshot();
+        (1..=pg_sys::pgstat_fetch_stat_numbackends())
+            .filter_map(|place| {
+                #[cfg(any(feature = "pg14", feature = "pg15"))]
+                let entry = pg_sys::pgstat_fetch_stat_local_beentry(place);
+                #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+                let entry = pg_sys::pgstat_get_local_beentry_by_index(place);
+                entry.as_ref().copied()
+            })
+            .collect()
+    }
+}

@@ -70,6 +70,15 @@ pub fn numeric_text(value: Value) -> Vec<u8> {
     unsafe { take_cstring(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_NUMERIC_OUT), value.datum())) }
 }
 
+/// The text of a numeric without trailing zeros: the same for values that the type calls equal.
+pub fn numeric_key_text(value: Value) -> Vec<u8> {
+    // SAFETY: F_TRIM_SCALE takes and returns a numeric.
+    let trimmed = unsafe {
+        pg_sys::OidFunctionCall1Coll(pg_sys::Oid::from(pg_sys::F_TRIM_SCALE), pg_sys::InvalidOid, value.datum())
+    };
+    numeric_text(Value::new(trimmed))
+}
+
 /// The text of a jsonb document.
 pub fn jsonb_text(value: Value) -> Vec<u8> {
     // SAFETY: F_JSONB_OUT takes a jsonb and returns a palloc'd C string.

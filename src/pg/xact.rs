@@ -119,6 +119,21 @@ pub fn next_full_xid() -> u64 {
     unsafe { pg_sys::ReadNextFullTransactionId().value }
 }
 
+/// When the oldest transaction of this database that is writing now, our own excepted, started; None when none is.
+pub fn oldest_other_writer() -> Option<i64> {
+    // SAFETY: a plain variable.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    super::compat::backends()
+        .iter()
+        .filter(|backend| {
+            backend.backend_xid != pg_sys::InvalidTransactionId
+                && backend.backendStatus.st_databaseid == database
+                && backend.backendStatus.st_procpid != backend_pid()
+        })
+        .map(|backend| backend.backendStatus.st_xact_start_timestamp)
+        .min()
+}
+
 /// When the transaction started, in microseconds since 2000-01-01.
 pub fn started_at() -> i64 {
     // SAFETY: reads the transaction state.
