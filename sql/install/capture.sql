@@ -115,25 +115,6 @@ AS $$
     JOIN pg_attribute AS a ON a.attrelid = column_names.target AND a.attnum = k.attnum
 $$;
 
--- Whether writes of the table are recorded: all triggers there and firing, on every leaf.
-CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT 3 = (SELECT count(*)
-                FROM pg_trigger AS g
-                WHERE g.tgrelid = capture_armed.target AND g.tgenabled IN ('O', 'A')
-                  AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
-                                   'threadline.capture_truncate()'::regprocedure))
-       AND NOT EXISTS (
-               SELECT FROM pg_partition_tree(capture_armed.target::regclass) AS p
-               WHERE p.isleaf
-                 AND NOT EXISTS (
-                         SELECT FROM pg_trigger AS g
-                         WHERE g.tgrelid = p.relid AND g.tgenabled IN ('O', 'A')
-                           AND g.tgfoid = 'threadline.capture_row()'::regprocedure))
-$$;
-
 CREATE FUNCTION threadline.check_capturable(target regclass) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -411,6 +392,21 @@ BEGIN
 END
 $$;
 
+-- A lock is taken by name: the name must still be that of the table whose owner was checked.
+CREATE FUNCTION threadline.check_still_named(target regclass, target_name text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF to_regclass(check_still_named.target_name) IS DISTINCT FROM check_still_named.target THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_in_use',
+            MESSAGE = format('table %s was renamed or dropped meanwhile', check_still_named.target_name),
+            HINT = 'Try again.';
+    END IF;
+END
+$$;
+
 -- Ends capture of one table: its own triggers go, what a partitioned table above cloned to it stays.
 CREATE FUNCTION threadline.drop_capture(target regclass, detail jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -434,15 +430,6 @@ BEGIN
         INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
     END IF;
 END
-$$;
-
--- When a table that should have been captured was last seen to be: its last recorded change, else its beginning.
-CREATE FUNCTION threadline.last_recorded(table_id integer) RETURNS timestamptz
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce((SELECT max(c.captured_at) FROM threadline.change_log AS c WHERE c.table_id = last_recorded.table_id),
-                    (SELECT t.enabled_at FROM threadline.captured_table AS t WHERE t.table_id = last_recorded.table_id))
 $$;
 
 CREATE FUNCTION threadline.enable_capture(
@@ -474,12 +461,7 @@ BEGIN
     PERFORM threadline.check_options(enable_capture.options);
     target_name := threadline.qualified_name(enable_capture.target);
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', target_name);
-    -- A lock is taken by name: the name must still be that of the table whose owner was checked.
-    IF to_regclass(target_name) IS DISTINCT FROM enable_capture.target THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'object_in_use',
-            MESSAGE = format('table %s was renamed or dropped meanwhile', target_name);
-    END IF;
+    PERFORM threadline.check_still_named(enable_capture.target, target_name);
     IF threadline.captured_ancestor(enable_capture.target) IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'wrong_object_type',
@@ -608,11 +590,7 @@ BEGIN
     END IF;
     -- Dropping a trigger needs this lock: taken at once, it cannot deadlock on the way up from a weaker one.
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', target_name);
-    IF to_regclass(target_name) IS DISTINCT FROM disable_capture.target THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'object_in_use',
-            MESSAGE = format('table %s was renamed or dropped meanwhile', target_name);
-    END IF;
+    PERFORM threadline.check_still_named(disable_capture.target, target_name);
     PERFORM threadline.drop_capture(disable_capture.target, NULL);
 END
 $$;

@@ -29,8 +29,8 @@ BEGIN
 END
 $$;
 
--- Makes a month's partition of a log and moves there what the default partition holds of it. Returns NULL when
--- it is there, else why it is not: the caller goes on, since the default partition takes every row.
+-- Makes a month's partition of a log and moves there what the default partition holds of it. Returns 'made',
+-- 'there', or why it is not: the caller goes on, since the default partition takes every row.
 CREATE FUNCTION threadline.make_partition(log name, month date) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -53,13 +53,13 @@ DECLARE
 BEGIN
     SELECT c.relispartition INTO there FROM pg_class AS c WHERE c.oid = to_regclass(format('threadline.%I', leaf));
     IF FOUND THEN
-        RETURN CASE WHEN NOT there.relispartition THEN 'there is a table of this name that is no partition of the log' END;
+        RETURN CASE WHEN there.relispartition THEN 'there' ELSE 'a table of this name is no partition of the log' END;
     END IF;
     BEGIN
         EXECUTE format('LOCK TABLE ONLY threadline.%I IN SHARE UPDATE EXCLUSIVE MODE', make_partition.log);
         -- Somebody who held that lock may have made it.
         IF to_regclass(format('threadline.%I', leaf)) IS NOT NULL THEN
-            RETURN NULL;
+            RETURN 'there';
         END IF;
         EXECUTE format('CREATE TABLE threadline.%I (LIKE threadline.%I INCLUDING ALL)', leaf, rest);
         EXECUTE format('ALTER TABLE threadline.%I REPLICA IDENTITY FULL', leaf);
@@ -91,7 +91,7 @@ BEGIN
                 HINT = 'SELECT threadline.audit_maintain();';
             RETURN SQLERRM;
     END;
-    RETURN NULL;
+    RETURN 'made';
 END
 $$;
 
@@ -100,41 +100,86 @@ $$;
 CREATE FUNCTION threadline.ensure_partitions(months_ahead integer DEFAULT 2, clear_default boolean DEFAULT false) RETURNS jsonb
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '300ms'
 AS $$
 DECLARE
     this_month CONSTANT date := date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date;
+    began      CONSTANT timestamptz := this_month::timestamp AT TIME ZONE 'UTC';
+    past_changes      date[];
+    past_transactions date[];
     made      text[] := '{}';
     postponed jsonb := '{}';
     wanted    record;
-    leaf      text;
     reason    text;
 BEGIN
+    IF ensure_partitions.clear_default THEN
+        -- Looking into a default partition locks it against whoever makes a partition: one at a time.
+        BEGIN
+            LOCK TABLE ONLY threadline.change_log, ONLY threadline.transaction_log IN SHARE UPDATE EXCLUSIVE MODE;
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN jsonb_build_object('made', '[]'::jsonb, 'postponed', jsonb_build_object('all', 'the log is busy'));
+        END;
+        past_changes := ARRAY(
+            SELECT DISTINCT date_trunc('month', d.captured_at AT TIME ZONE 'UTC')::date
+            FROM ONLY threadline.change_log_default AS d WHERE d.captured_at < began);
+        past_transactions := ARRAY(
+            SELECT DISTINCT date_trunc('month', threadline.uuid_time(d.id) AT TIME ZONE 'UTC')::date
+            FROM ONLY threadline.transaction_log_default AS d WHERE d.id < threadline.first_uuid(began));
+    END IF;
     FOR wanted IN
-        SELECT l.log, (this_month + make_interval(months => n))::date AS month
-        FROM (VALUES ('change_log'::name), ('transaction_log')) AS l (log), generate_series(0, ensure_partitions.months_ahead) AS n
-        UNION
-        SELECT 'change_log', date_trunc('month', d.captured_at AT TIME ZONE 'UTC')::date
-        FROM ONLY threadline.change_log_default AS d
-        WHERE ensure_partitions.clear_default AND d.captured_at < this_month::timestamp AT TIME ZONE 'UTC'
-        UNION
-        SELECT 'transaction_log', date_trunc('month', threadline.uuid_time(d.id) AT TIME ZONE 'UTC')::date
-        FROM ONLY threadline.transaction_log_default AS d
-        WHERE ensure_partitions.clear_default AND d.id < threadline.first_uuid(this_month::timestamp AT TIME ZONE 'UTC')
-        ORDER BY log, month
+        SELECT p.log, p.month, p.log || to_char(p.month, '_YYYY_MM') AS leaf
+        FROM (
+            SELECT l.log, (this_month + make_interval(months => n))::date AS month
+            FROM (VALUES ('change_log'::name), ('transaction_log')) AS l (log), generate_series(0, ensure_partitions.months_ahead) AS n
+            UNION
+            SELECT 'change_log', m.month FROM unnest(past_changes) AS m (month)
+            UNION
+            SELECT 'transaction_log', m.month FROM unnest(past_transactions) AS m (month)
+        ) AS p
+        ORDER BY p.log, p.month
     LOOP
-        leaf := wanted.log || to_char(wanted.month, '_YYYY_MM');
-        CONTINUE WHEN to_regclass(format('threadline.%I', leaf)) IS NOT NULL;
+        CONTINUE WHEN EXISTS (SELECT FROM pg_class AS c
+                              WHERE c.oid = to_regclass(format('threadline.%I', wanted.leaf)) AND c.relispartition);
         -- A busy log stays busy: its other partitions would only wait as long again.
-        CONTINUE WHEN EXISTS (SELECT FROM jsonb_object_keys(postponed) AS p (name) WHERE starts_with(p.name, wanted.log));
+        CONTINUE WHEN EXISTS (SELECT FROM jsonb_each_text(postponed) AS p (name, why)
+                              WHERE starts_with(p.name, wanted.log) AND p.why = 'the log is busy');
         reason := threadline.make_partition(wanted.log, wanted.month);
-        IF reason IS NULL THEN
-            made := made || leaf;
-        ELSE
-            postponed := postponed || jsonb_build_object(leaf, reason);
+        IF reason = 'made' THEN
+            made := made || wanted.leaf;
+        ELSIF reason <> 'there' THEN
+            postponed := postponed || jsonb_build_object(wanted.leaf, reason);
         END IF;
     END LOOP;
     RETURN jsonb_build_object('made', to_jsonb(made), 'postponed', postponed);
 END
+$$;
+
+-- Whether writes of the table are recorded: all triggers there and firing, on every leaf.
+CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 3 = (SELECT count(*)
+                FROM pg_trigger AS g
+                WHERE g.tgrelid = capture_armed.target AND g.tgenabled IN ('O', 'A')
+                  AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
+                                   'threadline.capture_truncate()'::regprocedure))
+       AND NOT EXISTS (
+               SELECT FROM pg_partition_tree(capture_armed.target::regclass) AS p
+               WHERE p.isleaf
+                 AND NOT EXISTS (
+                         SELECT FROM pg_trigger AS g
+                         WHERE g.tgrelid = p.relid AND g.tgenabled IN ('O', 'A')
+                           AND g.tgfoid = 'threadline.capture_row()'::regprocedure))
+$$;
+
+-- When a table that should have been captured was last seen to be: its last recorded change, else its beginning.
+CREATE FUNCTION threadline.last_recorded(table_id integer) RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((SELECT max(c.captured_at) FROM threadline.change_log AS c WHERE c.table_id = last_recorded.table_id),
+                    (SELECT t.enabled_at FROM threadline.captured_table AS t WHERE t.table_id = last_recorded.table_id))
 $$;
 
 -- Follows tables through renames, drops and restores. The cluster that wrote a row knows its table by OID; a
@@ -292,10 +337,14 @@ SELECT t.table_id, t.table_schema, t.table_name,
        CASE WHEN log.small THEN coalesce(n.changes, 0) END AS changes,
        coalesce(CASE WHEN log.small THEN coalesce(n.changes, 0) END, e.changes) AS changes_estimate,
        CASE WHEN log.small THEN n.last_change
-            ELSE coalesce(r.last_change,
-                          (SELECT c.captured_at FROM threadline.change_log AS c
-                           WHERE c.table_id = t.table_id AND c.op <> 2
-                           ORDER BY c.id DESC LIMIT 1)) END AS last_change,
+            WHEN r.last_change IS NOT NULL THEN r.last_change
+            -- Few rows are looked through by table (the order asked for is that of the index), many backwards from the newest.
+            WHEN e.changes < 50000
+            THEN (SELECT pg_catalog.max(f.captured_at)
+                  FROM (SELECT c.captured_at FROM threadline.change_log AS c WHERE c.table_id = t.table_id AND c.op <> 2
+                        ORDER BY c.row_key, c.id LIMIT 100000) AS f)
+            ELSE (SELECT c.captured_at FROM threadline.change_log AS c WHERE c.table_id = t.table_id AND c.op <> 2
+                  ORDER BY c.id DESC LIMIT 1) END AS last_change,
        CASE WHEN log.small THEN coalesce(n.bytes, 0)::bigint END AS size,
        (log.total_bytes * coalesce(n.changes, e.changes, 0)
         / nullif(CASE WHEN log.small THEN (SELECT pg_catalog.sum(m.changes) FROM counted AS m) ELSE log.row_estimate END, 0))::bigint
@@ -323,6 +372,8 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+-- Compiling the statement would take longer than running it.
+SET jit = off
 AS $$
     SELECT a.table_schema, a.table_name, a.state, a.since, a.changes, a.changes_estimate, a.last_change, a.size, a.size_estimate,
            a.state = 'capturing' AND g.reasons IS NULL, coalesce(g.reasons, '{}'), a.baseline_at
@@ -358,7 +409,7 @@ AS $$
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
             'op_name', 'composite_key_object', 'key_object', 'field_names',
-            'key_text', 'row_key_of', 'row_tenures', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled',
+            'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
             'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'image_as_now', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
@@ -421,7 +472,8 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_object',
             MESSAGE = format('role %s does not exist', coalesce('"' || audit_grant.role_name || '"', 'NULL')),
-            HINT = format('CREATE ROLE %I;', coalesce(audit_grant.role_name, 'some_role'));
+            HINT = CASE WHEN audit_grant.role_name = 'public' THEN 'Levels are given to roles by name.'
+                        ELSE format('CREATE ROLE %I;', coalesce(audit_grant.role_name, 'some_role')) END;
     END IF;
     PERFORM threadline.apply_level(audit_grant.role_name, audit_grant.level);
     INSERT INTO threadline.role_grant AS g (role_name, level) VALUES (audit_grant.role_name, audit_grant.level)

@@ -142,12 +142,14 @@ END
 $$;
 
 -- The transactions that are empty once the candidates up to (last_at, last_id) are gone (NULL: as things are),
--- old enough, and without a newer action.
+-- old enough, and without a newer action. All changes of a transaction have ids below its commit_no.
 CREATE FUNCTION threadline.empty_transactions(tables jsonb, before timestamptz, last_at timestamptz, last_id bigint, max_rows bigint)
 RETURNS TABLE (place bigint, id uuid)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    newest CONSTANT bigint := (SELECT max(x.commit_no) FROM threadline.transaction_log AS x WHERE x.committed_at < empty_transactions.before);
 BEGIN
     RETURN QUERY
     SELECT row_number() OVER (ORDER BY x.committed_at, x.commit_no), x.id
@@ -156,12 +158,12 @@ BEGIN
       AND NOT EXISTS (SELECT FROM threadline.action_log AS a
                       WHERE a.transaction_id = x.id AND a.inserted_at >= empty_transactions.before)
       AND NOT EXISTS (
-          SELECT FROM unnest(x.change_ids) AS r (ids)
-          JOIN threadline.change_log AS c ON c.id >= lower(r.ids) AND c.id < upper(r.ids)
-          WHERE c.transaction_id = x.id
-            AND NOT coalesce(
-                    c.captured_at < (empty_transactions.tables -> abs(c.table_id)::text ->> 'cutoff')::timestamptz
-                    AND (c.captured_at, c.id) <= (empty_transactions.last_at, empty_transactions.last_id), false))
+          SELECT FROM threadline.change_log AS c
+          LEFT JOIN (SELECT p.key::integer AS table_id, (p.value ->> 'cutoff')::timestamptz AS cutoff
+                     FROM jsonb_each(empty_transactions.tables) AS p) AS plan ON plan.table_id = abs(c.table_id)
+          WHERE c.transaction_id = x.id AND c.id < newest
+            AND NOT coalesce(c.captured_at < plan.cutoff
+                             AND (c.captured_at, c.id) <= (empty_transactions.last_at, empty_transactions.last_id), false))
     ORDER BY x.committed_at, x.commit_no
     LIMIT empty_transactions.max_rows;
 END
@@ -377,6 +379,8 @@ AS $$
 DECLARE
     run  CONSTANT threadline.purge_run := threadline.purge_enter(purge_transaction_batch.run_id);
     held uuid[];
+    first_id bigint;
+    last_id  bigint;
     went bigint;
 BEGIN
     IF run.batches_run > 0 THEN
@@ -388,12 +392,14 @@ BEGIN
         WHERE x.id = ANY (purge_transaction_batch.ids) AND x.committed_at < run.cutoff
           AND threadline.removes_empty_transactions()
           AND NOT EXISTS (SELECT FROM threadline.action_log AS a WHERE a.transaction_id = x.id AND a.inserted_at >= run.cutoff)
-          AND NOT EXISTS (
-              SELECT FROM unnest(x.change_ids) AS r (ids)
-              JOIN threadline.change_log AS c ON c.id >= lower(r.ids) AND c.id < upper(r.ids)
-              WHERE c.transaction_id = x.id)
         ORDER BY x.committed_at, x.commit_no
         FOR UPDATE OF x SKIP LOCKED);
+    SELECT min(lower(x.change_ids)), max(x.commit_no) INTO first_id, last_id
+    FROM threadline.transaction_log AS x WHERE x.id = ANY (held);
+    held := ARRAY(
+        SELECT h.id FROM unnest(held) AS h (id)
+        EXCEPT
+        SELECT c.transaction_id FROM threadline.change_log AS c WHERE c.id >= first_id AND c.id < last_id);
     DELETE FROM threadline.action_log AS a WHERE a.transaction_id = ANY (held);
     DELETE FROM threadline.transaction_log AS x WHERE x.id = ANY (held);
     GET DIAGNOSTICS went = ROW_COUNT;
@@ -515,7 +521,11 @@ BEGIN
     FROM threadline.purge_finish(run, failure) AS f;
     COMMIT;
     IF failed THEN
-        RAISE EXCEPTION USING ERRCODE = code, MESSAGE = failure, DETAIL = detail, HINT = hint;
+        RAISE EXCEPTION USING
+            ERRCODE = code,
+            MESSAGE = failure,
+            DETAIL = coalesce(nullif(detail, ''), 'What earlier batches removed stays removed.'),
+            HINT = coalesce(nullif(hint, ''), 'Go on with: CALL threadline.audit_purge(dry_run => false);');
     END IF;
 END
 $$;

@@ -25,8 +25,9 @@ pub fn take_baseline(call: &mut Call) -> pg_sys::Datum {
 
 fn baseline(table_id: i32, target: pg_sys::Oid) -> Result<i64, Error> {
     let first_id = xact::next_block(c"change_id_seq")?;
-    // An empty table's baseline is a fact of this transaction too.
+    // An empty table's baseline is a fact of this transaction too, and so is its shape.
     buffer::note(None);
+    plan_of(target)?.version()?;
     let mut count = 0;
     for leaf in relation::with_partitions(target, pg_sys::AccessShareLock as i32) {
         count += record_all(leaf, op::SNAPSHOT)?;

@@ -71,10 +71,12 @@ mod column {
     pub const ENABLED: usize = 13;
 }
 
-/// The policy that covers a relation: its own, or that of the partitioned table it belongs to.
+/// The policy that covers a relation: its own, or that of the partitioned table it belongs to. One that is switched
+/// off counts only where none is on: a partition once captured for itself may now be captured through its parent.
 pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
     let table =
         own_relation(c"captured_table").ok_or_else(|| Error::StorageMissing { relation: "captured_table".into() })?;
+    let mut switched_off = None;
     for candidate in relation::with_ancestors(relid) {
         let name = relation::schema_and_name(candidate);
         let mut found: Option<(bool, Policy)> = None;
@@ -109,11 +111,13 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
                 found = Some((fits, policy));
             }
         });
-        if let Some((_, policy)) = found {
-            return Ok(Some(policy));
+        match found {
+            Some((_, policy)) if policy.enabled => return Ok(Some(policy)),
+            Some((_, policy)) => switched_off = switched_off.or(Some(policy)),
+            None => {}
         }
     }
-    Ok(None)
+    Ok(switched_off)
 }
 
 /// The shape last recorded, as far as finding renamed columns needs it.
@@ -121,10 +125,11 @@ pub struct KnownNames<'a>(pub Option<&'a [super::version::VersionColumn]>);
 
 impl KnownNames<'_> {
     /// Whether `column` is one that the record knows by another name: it was renamed since. A restored table may
-    /// have other attribute numbers, but then the record knows its names.
+    /// have other attribute numbers, but then the record knows its names. Before the first record the numbers decide:
+    /// rather redact a column too many.
     fn was_renamed(&self, column: &Column) -> bool {
         let name = for_message(&column.name);
-        self.0.is_some_and(|known| {
+        self.0.is_none_or(|known| {
             known.iter().any(|old| old.attnum == column.attnum) && !known.iter().any(|old| old.name == name)
         })
     }
@@ -234,6 +239,13 @@ mod tests {
         let policy = policy(&[("ssn", 3)]);
         assert_eq!(policy.redaction(&live(2, "ssn"), &known), Redaction::Mask);
         assert_eq!(policy.redaction(&live(3, "email"), &known), Redaction::None);
+    }
+
+    #[test]
+    fn before_the_first_record_the_attribute_number_decides() {
+        let policy = policy(&[("ssn", 2)]);
+        assert_eq!(policy.redaction(&live(2, "ssn_old"), &KnownNames(None)), Redaction::Mask);
+        assert_eq!(policy.redaction(&live(1, "id"), &KnownNames(None)), Redaction::None);
     }
 
     #[test]
