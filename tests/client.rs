@@ -1,0 +1,36 @@
+//! Tests through ordinary client connections: real sessions, real commits, real crashes.
+//!
+//! They need PGHOST, PGPORT, PGUSER (a superuser) and PGBIN; `make test` sets them.
+
+#[path = "client/bad_input.rs"]
+mod bad_input;
+#[path = "client/capture.rs"]
+mod capture;
+#[path = "client/cluster.rs"]
+mod cluster;
+#[path = "client/context.rs"]
+mod context;
+#[path = "client/crash.rs"]
+mod crash;
+#[path = "client/dump.rs"]
+mod dump;
+#[path = "client/history.rs"]
+mod history;
+#[path = "client/keys.rs"]
+mod keys;
+#[path = "client/playbook.rs"]
+mod playbook;
+#[path = "client/purge.rs"]
+mod purge;
+#[path = "client/readme.rs"]
+mod readme;
+#[path = "client/redaction.rs"]
+mod redaction;
+#[path = "client/replay.rs"]
+mod replay;
+#[path = "client/roles.rs"]
+mod roles;
+#[path = "client/support.rs"]
+mod support;
+#[path = "client/triggers.rs"]
+mod triggers;

@@ -1,0 +1,160 @@
+//! A server of a test's own, for what must not happen to the shared one: crashes, restores, restarts.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::{Address, unique};
+
+/// PostgreSQL refuses to run as root, so its programs then run as `postgres`.
+pub fn server_program(name: &str) -> Command {
+    let bin = std::env::var("PGBIN").expect("set PGBIN to the server's program folder");
+    let program = format!("{bin}/{name}");
+    let mut command = if is_root() {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--", &program]);
+        command
+    } else {
+        Command::new(program)
+    };
+    // A backtrace in DETAIL would differ by machine.
+    command.env_remove("RUST_BACKTRACE").current_dir("/");
+    command
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id runs");
+    id.stdout.trim_ascii() == b"0"
+}
+
+/// Runs a client program against a database, `input` on its standard input.
+pub fn client_program(name: &str, at: &Address, database: &str, args: &[&str], input: &[u8]) -> Output {
+    let mut child = server_program(name)
+        .args(["-h", &at.socket_dir, "-p", &at.port.to_string(), "-U", &at.user, "-d", database])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot run {name}: {e}"));
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let input = input.to_vec();
+    // A thread of its own: a program that answers while it reads would otherwise block on a full pipe.
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("the program ends");
+    // A program that stops at an error closes its input early; its exit status says so.
+    let _ = writer.join().expect("the writer thread ends");
+    output
+}
+
+/// As `client_program`, failing the test unless the program succeeds.
+pub fn client_output(name: &str, at: &Address, database: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
+    let output = client_program(name, at, database, args, input);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !errors.contains("error:"), "{name} {args:?} on {database}: {errors}");
+    output.stdout
+}
+
+pub struct Cluster {
+    folder: PathBuf,
+    options: String,
+    pub at: Address,
+}
+
+impl Cluster {
+    /// `settings` as in postgresql.conf, `name=value`.
+    pub fn start(stem: &str, settings: &[&str]) -> Self {
+        let folder = std::env::temp_dir().join(unique(stem));
+        fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        if is_root() {
+            let done = Command::new("chown").arg("postgres").arg(&folder).status().expect("chown runs");
+            assert!(done.success(), "cannot give {} to postgres", folder.display());
+        }
+        let socket_dir = folder.display().to_string();
+        // kill -9 leaves what the kernel was given, so fsync may stay off even for the crash tests.
+        // The port too: PGPORT of the environment would win over the default.
+        let mut options =
+            format!("-c listen_addresses= -c port=5432 -c fsync=off -c unix_socket_directories={socket_dir}");
+        for setting in settings {
+            options.push_str(&format!(" -c {setting}"));
+        }
+        let cluster = Cluster { at: Address { socket_dir, port: 5432, user: "postgres".into() }, folder, options };
+        let made = server_program("initdb")
+            .args(["-D", &cluster.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
+            .output()
+            .expect("initdb runs");
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        cluster.up();
+        cluster
+    }
+
+    fn data(&self) -> String {
+        self.folder.join("data").display().to_string()
+    }
+
+    fn pg_ctl(&self, args: &[&str]) -> bool {
+        let log = self.folder.join("log").display().to_string();
+        server_program("pg_ctl")
+            .args(["-D", &self.data(), "-l", &log, "-w", "-s"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("pg_ctl runs")
+            .success()
+    }
+
+    /// Starts the server; after a kill the old shared memory may take a moment to be let go.
+    pub fn up(&self) {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while !self.pg_ctl(&["-o", &self.options, "start"]) {
+            assert!(Instant::now() < give_up, "the server does not start: {}", self.log());
+            sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// kill -9 of the postmaster and of every process it started.
+    pub fn kill(&self) {
+        let first = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
+        let postmaster: u32 =
+            first.lines().next().and_then(|l| l.trim().parse().ok()).expect("postmaster.pid starts with a pid");
+        let mut pids = children(postmaster);
+        pids.insert(0, postmaster);
+        let list: Vec<String> = pids.iter().map(u32::to_string).collect();
+        // Children may have ended between listing and killing.
+        let _ = Command::new("kill").arg("-9").args(&list).stderr(Stdio::null()).status();
+    }
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().expect("ps runs");
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().map(|w| w.parse::<u32>().ok());
+            Some((words.next()??, words.next()??))
+        })
+        .filter_map(|(pid, ppid)| (ppid == parent).then_some(pid))
+        .collect()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.folder.join("data/postmaster.pid").exists() {
+            self.pg_ctl(&["-m", "immediate", "stop"]);
+        }
+        if std::thread::panicking() {
+            eprintln!("kept for inspection: {}", self.folder.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}

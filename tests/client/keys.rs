@@ -1,0 +1,243 @@
+//! Rows are found again by their key, whatever its type and however it is spelled.
+
+use crate::support::{Database, Session};
+
+struct Case {
+    kind: &'static str,
+    /// SQL literals: the row followed through its life, another row, and the key it changes to.
+    keys: [&'static str; 3],
+    /// The first key as `table_pk` shows it; numbers without trailing zeros, since 12.5 and 12.50 are one key.
+    text: &'static str,
+    /// Other spellings that must find the first key.
+    spellings: &'static [&'static str],
+}
+
+const CASES: &[Case] = &[
+    Case {
+        kind: "int2",
+        keys: ["-7", "32767", "8"],
+        text: "-7",
+        spellings: &["'-7'", "-7", "'{\"k\": -7}'", "'{\"k\": \"-7\"}'::jsonb"],
+    },
+    Case {
+        kind: "int4",
+        keys: ["42", "-2147483648", "43"],
+        text: "42",
+        spellings: &["42", "'42'", "42::bigint", "'{\"k\": 42}'::jsonb"],
+    },
+    Case {
+        kind: "int8",
+        keys: ["9223372036854775807", "-9223372036854775808", "1"],
+        text: "9223372036854775807",
+        spellings: &["9223372036854775807", "'9223372036854775807'"],
+    },
+    Case {
+        kind: "text",
+        keys: ["'it''s {odd} \"ü\"'", "''", "'{\"k\": 1}'"],
+        text: "it's {odd} \"ü\"",
+        spellings: &["'it''s {odd} \"ü\"'", "'{\"k\": \"it''s {odd} \\\"ü\\\"\"}'::jsonb"],
+    },
+    Case { kind: "varchar(20)", keys: ["'abc'", "'ABC'", "'abd'"], text: "abc", spellings: &["'abc'"] },
+    Case { kind: "char(6)", keys: ["'ab'", "'abcdef'", "'ac'"], text: "ab    ", spellings: &["'ab'", "'ab    '"] },
+    Case { kind: "name", keys: ["'n1'", "'n2'", "'n3'"], text: "n1", spellings: &["'n1'"] },
+    Case {
+        kind: "uuid",
+        keys: [
+            "'00112233-4455-6677-8899-aabbccddeeff'",
+            "'ffffffff-ffff-ffff-ffff-ffffffffffff'",
+            "'10112233-4455-6677-8899-aabbccddeeff'",
+        ],
+        text: "00112233-4455-6677-8899-aabbccddeeff",
+        spellings: &[
+            "'00112233-4455-6677-8899-AABBCCDDEEFF'",
+            "'00112233-4455-6677-8899-aabbccddeeff'::uuid",
+            "'{\"k\": \"00112233445566778899aabbccddeeff\"}'",
+        ],
+    },
+    Case {
+        kind: "date",
+        keys: ["'2024-02-29'", "'0044-03-15 BC'", "'infinity'"],
+        text: "2024-02-29",
+        spellings: &["'2024-02-29'", "'20240229'"],
+    },
+    Case {
+        kind: "time",
+        keys: ["'10:30'", "'24:00'", "'10:31'"],
+        text: "10:30:00",
+        spellings: &["'10:30'", "'10:30:00.000'"],
+    },
+    Case {
+        kind: "timestamp",
+        keys: ["'2024-02-29 10:30'", "'-infinity'", "'2024-02-29 10:30:00.000001'"],
+        text: "2024-02-29T10:30:00",
+        spellings: &["'2024-02-29 10:30'", "'2024-02-29T10:30:00'"],
+    },
+    Case {
+        kind: "timestamptz",
+        keys: ["'2024-02-29 10:30+00'", "'infinity'", "'2024-02-29 10:30:00.5+00'"],
+        text: "2024-02-29T10:30:00+00:00",
+        spellings: &["'2024-02-29 10:30+00'", "'2024-02-29 12:30+02'"],
+    },
+    Case { kind: "numeric", keys: ["12.50", "-0.0001", "1e30"], text: "12.5", spellings: &["'12.50'", "'12.5'"] },
+    Case { kind: "numeric(10,2)", keys: ["7", "8", "9"], text: "7", spellings: &["7", "'7'", "'7.00'"] },
+    Case {
+        kind: "boolean",
+        keys: ["true", "false", "NULL"],
+        text: "true",
+        spellings: &["'true'", "'t'", "'{\"k\": true}'"],
+    },
+    Case {
+        kind: "bytea",
+        keys: ["'\\x00ff'", "'\\x'", "'\\xdeadbeef'"],
+        text: "\\x00ff",
+        spellings: &["'\\x00ff'", "'\\x00FF'"],
+    },
+    Case { kind: "mood", keys: ["'good'", "'bad'", "'so so'"], text: "good", spellings: &["'good'"] },
+    Case { kind: "positive", keys: ["5", "6", "7"], text: "5", spellings: &["5", "'5'"] },
+    Case { kind: "code", keys: ["'A1'", "'B2'", "'C3'"], text: "A1", spellings: &["'A1'"] },
+    Case {
+        kind: "inet",
+        keys: ["'10.0.0.1'", "'::1'", "'10.0.0.2'"],
+        text: "10.0.0.1",
+        spellings: &["'10.0.0.1'", "'10.0.0.1/32'"],
+    },
+    Case {
+        kind: "oid",
+        keys: ["4294967295", "1", "2"],
+        text: "4294967295",
+        spellings: &["4294967295", "'4294967295'"],
+    },
+    Case {
+        kind: "interval",
+        keys: ["'1 day 02:00'", "'-1 month'", "'3 years'"],
+        text: "1 day 02:00:00",
+        spellings: &["'1 day 02:00:00'", "'1 day 2 hours'"],
+    },
+];
+
+const TYPES: &str = "CREATE TYPE mood AS ENUM ('good', 'bad', 'so so'); CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE DOMAIN code AS varchar(5)";
+
+fn exercise(s: &mut Session, case: &Case) {
+    let kind = case.kind;
+    let [first, second, third] = case.keys;
+    s.run(&format!("CREATE TABLE k (k {kind} PRIMARY KEY, v int); SELECT threadline.audit_enable('k')"));
+    // Odd session settings: a key is stored the same whoever writes it.
+    s.run("SET DateStyle = 'German'; SET TimeZone = 'Asia/Tokyo'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'");
+    s.run(&format!("INSERT INTO k VALUES ({first}, 1), ({second}, 1)"));
+    s.run("RESET ALL");
+    s.run(&format!("UPDATE k SET v = 2 WHERE k = {first}"));
+    let stored = s.column("SELECT table_pk ->> 'k' FROM threadline.audit_changes WHERE op = 'update'");
+    assert_eq!(stored, [case.text], "{kind}: table_pk");
+    for spelling in case.spellings {
+        assert_eq!(
+            s.number(&format!("SELECT count(*) FROM threadline.audit_history('k', {spelling})")),
+            2,
+            "{kind}: history of {spelling}"
+        );
+        assert_eq!(
+            s.one(&format!("SELECT status FROM threadline.audit_as_of('k', {spelling}, clock_timestamp())")),
+            "present",
+            "{kind}: as of, {spelling}"
+        );
+    }
+    if third != "NULL" {
+        s.run(&format!("UPDATE k SET k = {third} WHERE k = {first}"));
+        let of = |key: &str| {
+            format!(
+                "SELECT status FROM threadline.audit_as_of('k', jsonb_build_object('k', to_jsonb(({key})::{kind})), clock_timestamp())"
+            )
+        };
+        assert_eq!(s.one(&of(first)), "deleted", "{kind}: the key it had");
+        assert_eq!(s.one(&of(third)), "present", "{kind}: the key it has");
+        assert_eq!(
+            s.number(&format!("SELECT count(*) FROM threadline.audit_history('k', jsonb_build_object('k', to_jsonb(({third})::{kind})))")),
+            3,
+            "{kind}: history through the key change"
+        );
+    }
+    s.assert_replay_holds("k");
+    s.run("DELETE FROM k");
+    assert_eq!(s.one(&format!("SELECT status FROM threadline.audit_as_of('k', jsonb_build_object('k', to_jsonb(({second})::{kind})), clock_timestamp())")), "deleted", "{kind}");
+    s.assert_replay_holds("k");
+}
+
+#[test]
+fn every_key_type() {
+    let mut failed = Vec::new();
+    for case in CASES {
+        let tried = std::panic::catch_unwind(|| {
+            let db = Database::new("key_types");
+            let mut s = db.session();
+            s.run(TYPES);
+            exercise(&mut s, case);
+        });
+        if tried.is_err() {
+            failed.push(case.kind);
+        }
+    }
+    assert!(failed.is_empty(), "key types that fail: {failed:?}");
+}
+
+#[test]
+fn composite_keys() {
+    let db = Database::new("key_composite");
+    let mut s = db.session();
+    s.run("CREATE TABLE k (flag bool, n int, v text, PRIMARY KEY (flag, n)); SELECT threadline.audit_enable('k'); INSERT INTO k VALUES (true, 1, 'a'), (false, 1, 'a'); UPDATE k SET v = 'b' WHERE flag");
+    for key in [
+        "'{\"flag\": true, \"n\": 1}'",
+        "'{\"n\": \"1\", \"flag\": \"t\"}'",
+        "'{\"flag\": true, \"n\": 1}'::jsonb",
+        "jsonb_build_object('n', 1, 'flag', true)",
+    ] {
+        assert_eq!(s.number(&format!("SELECT count(*) FROM threadline.audit_history('k', {key})")), 2, "{key}");
+        assert_eq!(
+            s.one(&format!("SELECT row_data ->> 'v' FROM threadline.audit_as_of('k', {key}, clock_timestamp())")),
+            "b",
+            "{key}"
+        );
+    }
+    assert_eq!(
+        s.one("SELECT table_pk FROM threadline.audit_changes WHERE op = 'update'"),
+        r#"{"n": "1", "flag": "true"}"#
+    );
+    s.assert_replay_holds("k");
+}
+
+#[test]
+fn keys_that_only_a_collation_or_type_calls_equal() {
+    let db = Database::new("key_equal");
+    let mut s = db.session();
+    s.run("CREATE TABLE k (k numeric PRIMARY KEY, v int); SELECT threadline.audit_enable('k'); INSERT INTO k VALUES (1.0, 1)");
+    s.run("UPDATE k SET k = 1.00, v = 2");
+    s.assert_replay_holds("k");
+    assert_eq!(s.one("SELECT row_data ->> 'v' FROM threadline.audit_as_of('k', '1', clock_timestamp())"), "2");
+    s.run("DELETE FROM k; INSERT INTO k VALUES (1.000, 3)");
+    assert_eq!(
+        s.one("SELECT status || (row_data ->> 'v') FROM threadline.audit_as_of('k', '1.0', clock_timestamp())"),
+        "present3"
+    );
+    s.assert_replay_holds("k");
+    if s.number("SELECT count(*) FROM pg_available_extensions WHERE name = 'citext'") == 1 {
+        s.run("CREATE EXTENSION citext; CREATE TABLE c (k citext PRIMARY KEY, v int); SELECT threadline.audit_enable('c'); INSERT INTO c VALUES ('Ann', 1); UPDATE c SET k = 'ANN', v = 2");
+        s.assert_replay_holds("c");
+        assert_eq!(s.one("SELECT row_data ->> 'v' FROM threadline.audit_as_of('c', 'ANN', clock_timestamp())"), "2");
+    }
+}
+
+#[test]
+fn a_unique_index_can_be_the_key() {
+    let db = Database::new("key_chosen");
+    let mut s = db.session();
+    s.run("CREATE TABLE u (code text NOT NULL UNIQUE, v int); SELECT threadline.audit_enable('u', key_columns => '{code}'); INSERT INTO u VALUES ('a', 1); UPDATE u SET v = 2");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_history('u', 'a')"), 2);
+    s.assert_replay_holds("u");
+}
+
+#[test]
+fn covering_and_reordered_primary_keys() {
+    let db = Database::new("key_include");
+    let mut s = db.session();
+    s.run("CREATE TABLE k (c text, a int, b int, PRIMARY KEY (b, a) INCLUDE (c)); SELECT threadline.audit_enable('k'); INSERT INTO k VALUES ('x', 1, 2)");
+    assert_eq!(s.one("SELECT table_pk FROM threadline.audit_changes"), r#"{"a": "1", "b": "2"}"#);
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_history('k', '{\"a\": 1, \"b\": 2}')"), 1);
+}

@@ -1,0 +1,22 @@
+//! Random runs against oracles that do not ask the extension what happened.
+//!
+//! THREADLINE_TEST_SECONDS is the length of each run (default 10), THREADLINE_TEST_SEED repeats one.
+
+#[path = "property/as_of.rs"]
+mod as_of;
+#[path = "property/images.rs"]
+mod images;
+#[path = "property/random.rs"]
+mod random;
+#[path = "property/stress.rs"]
+mod stress;
+// Shared with the client tests, which use the rest of it.
+#[allow(dead_code)]
+#[path = "client/support.rs"]
+mod support;
+#[path = "property/under_load.rs"]
+mod under_load;
+#[path = "property/values.rs"]
+mod values;
+#[path = "property/workload.rs"]
+mod workload;
