@@ -332,8 +332,9 @@ pub fn summary() -> Option<Summary> {
 
 /// Whether the transaction has nothing that could need a row: it may have captured nothing, or asked for its id only.
 pub fn is_empty() -> bool {
-    CURRENT.with_borrow(|current| current.as_ref().is_none_or(|transaction| transaction.stamped || transaction.levels.is_empty()))
-        && !super::partition_move::is_under_way()
+    CURRENT.with_borrow(|current| {
+        current.as_ref().is_none_or(|transaction| transaction.stamped || transaction.levels.is_empty())
+    }) && !super::partition_move::is_under_way()
 }
 
 /// The transaction's row is written.

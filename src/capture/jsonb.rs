@@ -265,7 +265,7 @@ mod tests {
         let word = |n: usize| u32::from_ne_bytes(out[8 + 4 * n..12 + 4 * n].try_into().unwrap());
         assert_eq!(word(0), HAS_OFFSET | 3);
         assert_eq!(word(31), 3);
-        assert_eq!(word(32), HAS_OFFSET | 33 * 3);
+        assert_eq!(word(32), HAS_OFFSET | (33 * 3));
         assert_eq!(word(64), HAS_OFFSET | (120 + 25));
     }
 

@@ -142,9 +142,7 @@ impl TableWriter {
         // SAFETY: the relation is open.
         unsafe {
             let form = &*(*table.as_ptr()).rd_rel;
-            if form.relkind as u8 != pg_sys::RELKIND_RELATION
-                || form.relam != pg_sys::Oid::from(pg_sys::HEAP_TABLE_AM_OID)
-            {
+            if form.relkind as u8 != pg_sys::RELKIND_RELATION || form.relam != pg_sys::HEAP_TABLE_AM_OID {
                 return Err(changed("A partition of it is not a plain heap table.".into()));
             }
             let desc = table.descriptor();

@@ -48,8 +48,25 @@ impl OpenRelation {
         unsafe { (*(*self.as_ptr()).rd_rel).relkind as u8 }
     }
 
+    /// The columns that are not dropped.
     pub fn columns(&self) -> Vec<Column> {
-        live_columns(self.descriptor())
+        let desc = self.descriptor();
+        // SAFETY: the relation is open, and with it its descriptor.
+        unsafe {
+            (0..(*desc).natts as usize)
+                .map(|index| (index, &*compat::attribute(desc, index)))
+                .filter(|(_, attribute)| !attribute.attisdropped)
+                .map(|(index, attribute)| Column {
+                    index,
+                    attnum: attribute.attnum,
+                    name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
+                    type_oid: attribute.atttypid,
+                    type_modifier: attribute.atttypmod,
+                    storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
+                    virtual_generated: attribute.attgenerated as u8 == b'v',
+                })
+                .collect()
+        }
     }
 }
 
@@ -60,26 +77,6 @@ impl Drop for OpenRelation {
             // SAFETY: opened by us and not closed since; NoLock keeps the lock until the transaction ends.
             unsafe { pg_sys::table_close(self.as_ptr(), pg_sys::NoLock as i32) }
         }
-    }
-}
-
-/// The columns of a descriptor that are not dropped.
-pub fn live_columns(desc: pg_sys::TupleDesc) -> Vec<Column> {
-    // SAFETY: callers pass the descriptor of an open relation or of a row type they hold.
-    unsafe {
-        (0..(*desc).natts as usize)
-            .map(|index| (index, &*compat::attribute(desc, index)))
-            .filter(|(_, attribute)| !attribute.attisdropped)
-            .map(|(index, attribute)| Column {
-                index,
-                attnum: attribute.attnum,
-                name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
-                type_oid: attribute.atttypid,
-                type_modifier: attribute.atttypmod,
-                storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
-                virtual_generated: attribute.attgenerated as u8 == b'v',
-            })
-            .collect()
     }
 }
 

@@ -197,7 +197,7 @@ fn the_transaction_id_is_stable_and_known_before_the_first_write() {
     s.run("ROLLBACK TO p");
     assert_eq!(s.one("SELECT threadline.current_audit_transaction_id()"), id);
     s.run("INSERT INTO t VALUES (2, 'a')");
-    assert_eq!(s.column("SELECT DISTINCT transaction_id FROM threadline.audit_changes"), [id.clone()]);
+    assert_eq!(s.column("SELECT DISTINCT transaction_id FROM threadline.audit_changes"), [id.as_str()]);
     s.run("COMMIT; INSERT INTO t VALUES (3, 'a')");
     assert_eq!(of_row(&mut s, 2, "id"), id);
     assert_ne!(of_row(&mut s, 3, "id"), id);

@@ -178,7 +178,7 @@ fn the_functions_answer_the_same_questions() {
     );
     assert_eq!(
         ids(&mut i, "SELECT id FROM actor_history('{\"type\":\"service_account\",\"id\":\"service-acct-uuid\"}')"),
-        [transaction.clone()]
+        [transaction.as_str()]
     );
     assert_eq!(i.s.number(&format!("SELECT count(*) FROM audit_changes_for_transaction('{transaction}')")), 3);
     assert_eq!(i.s.one(&format!("SELECT row_data ->> 'balance' FROM audit_as_of('users', 123, '{until}')")), "11");
