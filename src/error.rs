@@ -30,6 +30,8 @@ pub enum Error {
     StorageChanged { relation: String, detail: String },
     /// One of our own tables or sequences does not exist.
     StorageMissing { relation: String },
+    /// One of our own tables has no partition for a row, not even the default one.
+    NoPartition { table: String },
     /// A row was passed whose type is not a table's.
     NotATableRow { function: &'static str },
 }
@@ -48,6 +50,7 @@ impl Error {
             Error::TruncateBlocked { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::NotOwner { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::StorageChanged { .. } | Error::StorageMissing { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::NoPartition { .. } => ERRCODE_CHECK_VIOLATION,
             Error::NotATableRow { .. } => ERRCODE_DATATYPE_MISMATCH,
         }
     }
@@ -81,6 +84,9 @@ impl Error {
             }
             Error::StorageMissing { relation } => {
                 format!("threadline.{relation} does not exist, so the change cannot be recorded")
+            }
+            Error::NoPartition { table } => {
+                format!("{table} has no partition for the change, so it cannot be recorded")
             }
             Error::NotATableRow { function } => {
                 format!("function threadline.{function}() takes a row of a table under capture")
@@ -138,6 +144,9 @@ impl Error {
             Error::StorageMissing { .. } => {
                 Some("DROP EXTENSION threadline_forensics CASCADE; CREATE EXTENSION threadline_forensics;".into())
             }
+            Error::NoPartition { table } => Some(format!(
+                "CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT; SELECT threadline.audit_maintain();"
+            )),
             Error::NotATableRow { function } => Some(format!("SELECT threadline.{function}(t) FROM orders t;")),
         }
     }

@@ -260,7 +260,7 @@ fn leaf_of(parent: &OpenRelation, key: PartitionKey) -> pg_sys::Oid {
     unsafe {
         let partitions = &*pg_sys::RelationGetPartitionDesc(parent.as_ptr(), true);
         if partitions.nparts == 0 {
-            Error::StorageMissing { relation: "its default partition".into() }.raise();
+            Error::NoPartition { table: super::relation::qualified_name(parent.oid()) }.raise();
         }
         let bounds = &*partitions.boundinfo;
         let (mut low, mut high) = (0, bounds.ndatums as usize);
@@ -277,7 +277,7 @@ fn leaf_of(parent: &OpenRelation, key: PartitionKey) -> pg_sys::Oid {
             chosen = bounds.default_index;
         }
         if chosen < 0 {
-            Error::StorageMissing { relation: "its default partition".into() }.raise();
+            Error::NoPartition { table: super::relation::qualified_name(parent.oid()) }.raise();
         }
         *partitions.oids.add(chosen as usize)
     }

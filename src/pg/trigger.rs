@@ -143,6 +143,19 @@ pub struct KeptRow {
     descriptor: pg_sys::TupleDesc,
 }
 
+impl Drop for KeptRow {
+    fn drop(&mut self) {
+        // While an error unwinds, the transaction's memory goes with it.
+        if !std::thread::panicking() {
+            // SAFETY: both were allocated by keep_row, in a context that the transaction's end callbacks still find.
+            unsafe {
+                pg_sys::heap_freetuple(self.tuple);
+                pg_sys::FreeTupleDesc(self.descriptor);
+            }
+        }
+    }
+}
+
 impl KeptRow {
     pub fn row(&self) -> Row {
         // SAFETY: both live until the transaction ends.
