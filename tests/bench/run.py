@@ -196,7 +196,7 @@ def report_costs(title, results, with_bytes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000, help="rows of a bulk statement")
-    parser.add_argument("--count", type=int, default=5_000, help="one-row transactions of a run")
+    parser.add_argument("--count", type=int, default=20_000, help="one-row transactions of a run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="length of a run with 8 clients")
     options = parser.parse_args()
@@ -210,7 +210,7 @@ def main():
         folder = Path(name)
         # Round 0 warms up: pages, plans, the first extents of the logs. It is checked but not reported.
         for number in range(options.rounds + 1):
-            rows = options.rows if number > 0 else max(options.rows // 10, 1)
+            rows, count = (options.rows, options.count) if number > 0 else (options.rows // 10 + 1, options.count // 10 + 1)
             for table in TABLES:
                 lines = psql(f"COPY (SELECT {VALUES[table]} FROM generate_series(1, {rows}) g) TO STDOUT")
                 (folder / table).write_text("\n".join(lines) + "\n")
@@ -223,10 +223,10 @@ def main():
                     # INSERT, UPDATE, DELETE, COPY, and the DELETE that tidies up.
                     expected[system, table] += 5 * rows
                 for system in order:
-                    for statement, sample in run_one_row(folder, system, table, options.count).items():
+                    for statement, sample in run_one_row(folder, system, table, count).items():
                         if number > 0:
                             one_row[system][table].setdefault(statement, []).append(sample)
-                    expected[system, table] += 3 * options.count
+                    expected[system, table] += 3 * count
             for system in order:
                 tps, changes = run_clients(folder, system, rows, options.seconds)
                 expected[system, "acct"] += changes
