@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Address, unique};
 
-/// PostgreSQL refuses to run as root, so its programs then run as `postgres`.
+/// PostgreSQL refuses to run as root, so its programs then run as the user who runs the shared server.
 pub fn server_program(name: &str) -> Command {
     let bin = std::env::var("PGBIN").expect("set PGBIN to the server's program folder");
     let program = format!("{bin}/{name}");
     let mut command = if is_root() {
         let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--", &program]);
+        command.args(["-u", &server_user(), "--", &program]);
         command
     } else {
         Command::new(program)
@@ -28,6 +28,11 @@ pub fn server_program(name: &str) -> Command {
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().expect("id runs");
     id.stdout.trim_ascii() == b"0"
+}
+
+/// As `tests/tools/cluster env` says.
+fn server_user() -> String {
+    std::env::var("THREADLINE_SERVER_USER").unwrap_or_else(|_| "postgres".into())
 }
 
 /// Runs a client program against a database, `input` on its standard input.
@@ -70,8 +75,8 @@ impl Cluster {
         let folder = std::env::temp_dir().join(unique(stem));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
         if is_root() {
-            let done = Command::new("chown").arg("postgres").arg(&folder).status().expect("chown runs");
-            assert!(done.success(), "cannot give {} to postgres", folder.display());
+            let done = Command::new("chown").arg(server_user()).arg(&folder).status().expect("chown runs");
+            assert!(done.success(), "cannot give {} to {}", folder.display(), server_user());
         }
         let socket_dir = folder.display().to_string();
         // kill -9 leaves what the kernel was given, so fsync may stay off even for the crash tests.
