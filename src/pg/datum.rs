@@ -99,7 +99,7 @@ impl Value {
 ///
 /// # Safety
 /// `pointer` points at a varlena.
-unsafe fn varlena_image<'row>(pointer: *mut u8) -> &'row [u8] {
+pub unsafe fn varlena_image<'row>(pointer: *mut u8) -> &'row [u8] {
     // SAFETY: by the caller's promise.
     unsafe { core::slice::from_raw_parts(pointer, varlena::varsize_any(pointer.cast())) }
 }

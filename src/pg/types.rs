@@ -1,5 +1,7 @@
 //! Questions about data types, and values in and out of their text form.
 
+use std::cell::RefCell;
+
 use pgrx::pg_sys;
 
 use super::datum::{Value, take_cstring};
@@ -103,13 +105,22 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+thread_local! {
+    /// Random bytes fetched and not yet given out: a fetch costs a system call, whatever its size.
+    static RANDOM: RefCell<Vec<[u8; 8]>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Bytes that cannot be guessed.
-pub fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0u8; N];
-    // SAFETY: fills N bytes of the array.
-    let filled = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), N) };
-    if !filled {
+pub fn random_bytes() -> [u8; 8] {
+    if let Some(bytes) = RANDOM.with_borrow_mut(Vec::pop) {
+        return bytes;
+    }
+    let mut fetched = [[0u8; 8]; 32];
+    // SAFETY: fills as many bytes as the array has.
+    if !unsafe { pg_sys::pg_strong_random(fetched.as_mut_ptr().cast(), core::mem::size_of_val(&fetched)) } {
         pgrx::error!("could not generate random values");
     }
-    bytes
+    let (first, rest) = (fetched[0], &fetched[1..]);
+    RANDOM.with_borrow_mut(|random| random.extend_from_slice(rest));
+    first
 }
