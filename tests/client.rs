@@ -12,6 +12,8 @@ mod cluster;
 mod context;
 #[path = "client/crash.rs"]
 mod crash;
+#[path = "client/delta.rs"]
+mod delta;
 #[path = "client/dump.rs"]
 mod dump;
 #[path = "client/history.rs"]

@@ -313,7 +313,7 @@ AS $$
 DECLARE
     -- What a later version brings is known by name, so that nobody takes it for a typing error.
     allowed CONSTANT jsonb := '{"key": ["full_row"], "on_error": ["fail", "warn"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
-    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full"], "skip_noop": [true, false], "truncate": ["capture", "block"]}';
+    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "block"]}';
     option  record;
     problem text;
 BEGIN
@@ -549,6 +549,16 @@ BEGIN
                coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true);
     END IF;
 
+    IF was.enabled IS DISTINCT FROM true OR NOT armed THEN
+        -- Rows written while nothing was recorded are no ground for a delta: capture starts with a version of its own.
+        INSERT INTO threadline.table_version AS v
+            (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at, origin, first_xid)
+        SELECT v.table_id, v.version + 1, v.schema_name, v.table_name, v.key_columns, v.columns,
+               nextval('threadline.change_id_seq'), clock_timestamp(), threadline.origin(), threadline.next_xid()
+        FROM threadline.table_version AS v
+        WHERE v.table_id = was.table_id
+        ORDER BY v.version DESC LIMIT 1;
+    END IF;
     IF coalesce(enable_capture.baseline, true)
        AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key <> present_key
             OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id))

@@ -407,7 +407,7 @@ AS $$
             'readable_activity']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
-            'op_name', 'composite_key_object', 'key_object', 'field_names',
+            'op_name', 'apply_image', 'applied_images', 'composite_key_object', 'key_object', 'field_names',
             'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
             'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'image_as_now', 'table_of_type', 'table_by_name',

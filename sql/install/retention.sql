@@ -317,6 +317,23 @@ BEGIN
     IF run.batches_run > 0 THEN
         PERFORM pg_sleep(purge_change_batch.sleep_ms / 1000.0);
     END IF;
+    -- A delta whose whole image goes takes its place. The rest of its transaction does too: see recorded_change in views.sql.
+    UPDATE threadline.change_log AS c
+    SET op = 5, new_image = r.new_image
+    FROM (SELECT DISTINCT n.table_id, n.row_key, n.key, n.transaction_id, n.id AS first_id
+          FROM threadline.change_log AS w
+          CROSS JOIN LATERAL (
+              SELECT n.table_id, n.row_key, n.key, n.transaction_id, n.op, n.id
+              FROM threadline.change_log AS n
+              WHERE n.table_id = w.table_id AND n.row_key = w.row_key AND n.key = w.key
+                AND n.id > w.id AND n.id <> ALL (purge_change_batch.ids)
+              ORDER BY n.id LIMIT 1) AS n
+          WHERE w.id = ANY (purge_change_batch.ids)
+            AND w.captured_at BETWEEN purge_change_batch.first_at AND purge_change_batch.last_at
+            AND n.op = 6) AS f
+    JOIN threadline.recorded_change AS r
+      ON r.table_id = f.table_id AND r.row_key = f.row_key AND r.key = f.key AND r.transaction_id = f.transaction_id
+    WHERE c.table_id = f.table_id AND c.row_key = f.row_key AND c.key = f.key AND c.id = r.id AND c.op = 6;
     FOR gone IN
         WITH held AS (
             SELECT c.id

@@ -38,7 +38,9 @@ CREATE TABLE threadline.table_version (
     key_columns  name[]      NOT NULL,
     columns      jsonb       NOT NULL,
     from_change_id bigint    NOT NULL,
-    recorded_at  timestamptz NOT NULL
+    recorded_at  timestamptz NOT NULL,
+    origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
+    first_xid    xid8        NOT NULL                 -- what was written by this xid or a later one has this shape
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 
@@ -65,13 +67,14 @@ CREATE TABLE threadline.gap (
 CREATE INDEX gap_table_idx ON threadline.gap (table_id);
 
 -- One row per recorded change, and helper rows of op 2 and of negative table_id for key changes (below).
---   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update. Within one statement of one
+--   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update, 6 update with a delta. Within one statement of one
 --       transaction what leaves a key sorts before what arrives at it, so (statement_no, op, id) orders
 --       a row's changes inside a transaction, and id orders them across transactions.
 --   key: the key column's text; with several key columns a JSON array of their texts.
 --   row_key: order-preserving summary of key, for the index; key decides equality.
 --   old_image: UPDATE the old values of changed columns (NULL: nothing changed), DELETE and TRUNCATE the whole old row.
---   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away.
+--   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,
+--       NULL if none did: the row is the last whole image before it with all deltas since (stored_change in views.sql).
 -- A key change K -> L writes the update under L with old_key = K, and two helper rows: (table_id, K, op 2,
 -- old_key = L) "the row that bore K is now L", and (-table_id, L, op 2, old_key = K) "the row that bears L came from K".
 CREATE TABLE threadline.change_log (

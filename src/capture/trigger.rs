@@ -69,14 +69,16 @@ fn record_row(call: &Call) -> Result<(), Error> {
     match event {
         RowEvent::Insert => match partition_move::taken_by_insert(&plan, statement_no)? {
             Some(source) => {
-                let change = Change::Updates { old_plan: &source.plan, old: &source.row.row(), new: &trigger.row() };
+                let (old, new) = (&source.row.row(), &trigger.row());
+                let change = Change::Updates { old_plan: &source.plan, old, new, written_by: None };
                 record(&plan, statement_no, &change)
             }
             None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row())),
         },
         RowEvent::Update => {
             partition_move::settle()?;
-            let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row() };
+            let written_by = trigger.old_version_written_by();
+            let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row(), written_by };
             record(&plan, statement_no, &change)
         }
         RowEvent::Delete => {
@@ -95,7 +97,7 @@ pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Err
     let mut scratch = SCRATCH.take();
     scratch.clear();
     if let Some(encoded) = image::encode(plan, change, &mut scratch)? {
-        let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?, statement_no };
+        let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
         buffer::add(&place, encoded, &scratch)?;
     }
     SCRATCH.set(scratch);

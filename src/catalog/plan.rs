@@ -52,7 +52,7 @@ pub struct Plan {
     /// The present shape of the captured table, and the newest recorded one, for when capture needs its number.
     shape: Vec<VersionColumn>,
     latest: Option<version::Version>,
-    version: Cell<Option<i32>>,
+    version: Cell<Option<version::Current>>,
     /// The version was recorded by a transaction that has not ended.
     pub version_is_ours: Cell<bool>,
     pub valid: Cell<bool>,
@@ -135,14 +135,14 @@ impl Plan {
         }
     }
 
-    /// The number of the table's present shape, recorded now if it is a new one.
-    pub fn version(&self) -> Result<i32, Error> {
-        if let Some(number) = self.version.get() {
-            return Ok(number);
+    /// The version of the table's present shape, recorded now if it is a new one.
+    pub fn version(&self) -> Result<version::Current, Error> {
+        if let Some(version) = self.version.get() {
+            return Ok(version);
         }
-        let (number, ours) = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone())?;
-        self.version.set(Some(number));
-        self.version_is_ours.set(ours);
-        Ok(number)
+        let version = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone())?;
+        self.version.set(Some(version));
+        self.version_is_ours.set(version.is_ours);
+        Ok(version)
     }
 }

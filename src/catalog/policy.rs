@@ -20,9 +20,21 @@ pub enum Truncate {
     Block,
 }
 
+/// What an update stores of the new row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Image {
+    /// All of it.
+    #[default]
+    Full,
+    /// Most times the columns that changed.
+    Delta,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Options {
+    pub image: Image,
     pub skip_noop: bool,
     pub truncate: Truncate,
 }

@@ -83,6 +83,22 @@ impl<'call> TriggerCall<'call> {
         }
     }
 
+    /// The xid, with its epoch, that wrote an updated row's old version; None when it is so old that it was frozen.
+    pub fn old_version_written_by(&self) -> Option<u64> {
+        // SAFETY: the tuple carries the header that the table has (HeapTupleHeaderXminFrozen, …GetRawXmin).
+        let xmin = unsafe {
+            let header = (*self.data.tg_trigtuple).t_data;
+            let frozen = pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID;
+            if u32::from((*header).t_infomask) & frozen == frozen {
+                return None;
+            }
+            (*header).t_choice.t_heap.t_xmin.into_inner()
+        };
+        // An xid that is not frozen lies within 2^31 of ours, on either side: another session may be ahead.
+        let own = super::xact::full_xid();
+        Some(own.wrapping_add_signed(i64::from(xmin.wrapping_sub(own as u32) as i32)))
+    }
+
     /// A copy of the row that stays until the transaction ends.
     pub fn keep_row(&self) -> KeptRow {
         super::memory::in_transaction_context(|| {
