@@ -1,6 +1,6 @@
 # Every target does its own set-up (.ci/setup) and is quick the second time.
 # PG_CONFIG=/path/to/pg_config chooses the server; `make test` then tests on that one alone.
-# BENCH_ARGS are run.py's: make bench BENCH_ARGS='--rounds 1'
+# BENCH_ARGS are run.py's: make bench BENCH_ARGS='--quick'
 
 export PG_CONFIG PG14_CONFIG PG17_CONFIG BENCH_ARGS
 
@@ -14,7 +14,7 @@ help:
 	@echo 'make install       build and install into the server of PG_CONFIG'
 	@echo 'make installcheck  SQL tests against a running server (PGHOST, PGPORT, PGUSER) that has it installed'
 	@echo 'make package       a tree ready to copy and a Debian package, in target/package'
-	@echo 'make bench         what capture costs, beside no trigger and a PL/pgSQL trigger'
+	@echo 'make bench         what capture costs, beside no trigger and the other systems of its kind'
 	@echo 'make fmt           format the Rust sources'
 	@echo 'make lint          formatting and clippy, warnings are errors'
 	@echo 'make check-versions  compile for PostgreSQL 14, 16 and 17'

@@ -6,6 +6,7 @@ pub mod datum;
 pub mod direct_insert;
 pub mod ffi;
 pub mod function;
+pub mod index_insert;
 pub mod memory;
 pub mod relation;
 pub mod scan;

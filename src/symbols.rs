@@ -2,7 +2,6 @@
 
 crate::sql_functions! {
     capture_row / pg_finfo_capture_row => crate::capture::trigger::capture_row;
-    capture_flush / pg_finfo_capture_flush => crate::capture::trigger::capture_flush;
     capture_truncate / pg_finfo_capture_truncate => crate::capture::trigger::capture_truncate;
     audit_enable / pg_finfo_audit_enable => crate::capture::face::audit_enable;
     audit_disable / pg_finfo_audit_disable => crate::capture::face::audit_disable;

@@ -420,8 +420,7 @@ BEGIN
     FOR own_trigger IN
         SELECT g.tgname FROM pg_trigger AS g
         WHERE g.tgrelid = drop_capture.target AND g.tgparentid = 0
-          AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
-                           'threadline.capture_truncate()'::regprocedure)
+          AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_truncate()'::regprocedure)
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', own_trigger, threadline.qualified_name(drop_capture.target));
     END LOOP;
@@ -509,7 +508,6 @@ BEGIN
     armed := threadline.capture_armed(enable_capture.target);
     IF NOT armed THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()', target_name);
-        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_flush AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_flush()', target_name);
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
 

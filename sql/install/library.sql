@@ -1,10 +1,8 @@
 -- Functions of the shared library (src/symbols.rs).
 
 CREATE FUNCTION threadline.capture_row() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_row';
-CREATE FUNCTION threadline.capture_flush() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_flush';
 CREATE FUNCTION threadline.capture_truncate() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_truncate';
 COMMENT ON FUNCTION threadline.capture_row() IS 'Trigger: records a changed row. Made by audit_enable(); refuses tables without a capture policy.';
-COMMENT ON FUNCTION threadline.capture_flush() IS 'Trigger: writes what a statement changed to the log. Made by audit_enable().';
 COMMENT ON FUNCTION threadline.capture_truncate() IS 'Trigger: records the rows that TRUNCATE removes, or blocks it. Made by audit_enable().';
 
 CREATE FUNCTION threadline.audit_enable(

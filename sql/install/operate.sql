@@ -159,11 +159,10 @@ CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 3 = (SELECT count(*)
+    SELECT 2 = (SELECT count(*)
                 FROM pg_trigger AS g
                 WHERE g.tgrelid = capture_armed.target AND g.tgenabled IN ('O', 'A')
-                  AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
-                                   'threadline.capture_truncate()'::regprocedure))
+                  AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_truncate()'::regprocedure))
        AND NOT EXISTS (
                SELECT FROM pg_partition_tree(capture_armed.target::regclass) AS p
                WHERE p.isleaf
@@ -400,7 +399,7 @@ AS $$
     FROM (VALUES
         ('public', 'routine', ARRAY[
             'set_actor', 'put_context', 'get_context', 'record_action', 'current_audit_transaction_id',
-            'capture_row', 'capture_flush', 'capture_truncate']),
+            'capture_row', 'capture_truncate']),
         ('reader', 'view', ARRAY[
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',

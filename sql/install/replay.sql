@@ -42,8 +42,11 @@ BEGIN ATOMIC
     WHERE p.changed OR cardinality(s.skip) > 0 OR p.retyped IS NOT NULL;
 END;
 
--- The comparison of one table, as a statement with parameters $1 table_id, $2 first change, $3 whether a row that
--- was never recorded is a violation. s is a replayed image with its version; l the live row's.
+-- The check of one table, as a statement with parameters $1 table_id, $2 first change, $3 whether every row since then
+-- was recorded, so that one that was not is a violation. Two things are compared: each change's row before it with what
+-- the change before it left (entry, chained, break), and the last of each row with the table (live, compared, verdict).
+-- A change of key is two entries: the row leaves one key and arrives at the other. s is a replayed image with its
+-- version; l the live row's.
 CREATE FUNCTION threadline.comparison_statement(p_table_id integer, p_relation regclass, p_skip_retyped boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -65,28 +68,68 @@ BEGIN
     INTO v_replayed, v_live
     FROM threadline.image_comparison(p_table_id, p_relation) v;
     RETURN format($statement$
-        WITH replayed AS (
-            SELECT DISTINCT ON (c.row_key, c.key)
-                   c.row_key, c.key, c.op, c.id, c.transaction_id, c.statement_no, c.schema_version, c.new_image AS image, o.commit_order
+        WITH entry AS (
+            SELECT e.row_key, e.key, e.op, c.id, c.transaction_id, c.statement_no, c.schema_version, e.before, e.image,
+                   CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END AS commit_order
             FROM threadline.readable_change c
             LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
-            CROSS JOIN LATERAL (SELECT CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END) AS o (commit_order)
-            WHERE c.table_id = $1 AND c.id >= $2
-            ORDER BY c.row_key, c.key, o.commit_order DESC, c.statement_no DESC, c.op DESC, c.id DESC
+            CROSS JOIN LATERAL (
+                SELECT c.row_key, c.key, c.op,
+                       CASE WHEN c.op IN (0, 1) THEN c.old_image
+                            WHEN c.op = 5 AND c.old_key IS NULL THEN c.new_image || coalesce(c.old_image, '{}') END,
+                       c.new_image
+                UNION ALL
+                SELECT NULL, c.old_key, 2, c.new_image || coalesce(c.old_image, '{}'), NULL
+                WHERE c.old_key IS NOT NULL
+            ) AS e (row_key, key, op, before, image)
+            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2
+        ), chained AS (
+            SELECT e.*, lag(e.id) OVER w AS previous_id, lag(e.row_key) OVER w AS previous_row_key,
+                   lag(e.image) OVER w AS previous_image, lag(e.schema_version) OVER w AS previous_version,
+                   lead(e.id) OVER w IS NULL AS is_last
+            FROM entry e
+            WINDOW w AS (PARTITION BY e.key ORDER BY e.commit_order, e.statement_no, e.op, e.id)
+        ), comparable_column AS (
+            SELECT f.version, f.name_then, f.name_now
+            FROM threadline.column_fate($1, %4$L) f
+            WHERE f.name_now IS NOT NULL AND f.type_now = f.type_then AND f.redact IS NULL
+        ), break AS (
+            SELECT coalesce(s.row_key, s.previous_row_key) AS row_key, s.key, s.id, s.transaction_id, s.statement_no, s.commit_order,
+                   CASE WHEN s.previous_version IS DISTINCT FROM s.schema_version AND s.previous_image IS NOT NULL AND s.before IS NOT NULL
+                        THEN (SELECT jsonb_object_agg(p.name_now, s.previous_image -> p.name_then) FROM comparable_column p
+                              WHERE p.version = s.previous_version AND p.name_now IN (SELECT n.name_now FROM comparable_column n WHERE n.version = s.schema_version))
+                        ELSE s.previous_image END AS state_before,
+                   CASE WHEN s.previous_version IS DISTINCT FROM s.schema_version AND s.previous_image IS NOT NULL AND s.before IS NOT NULL
+                        THEN (SELECT jsonb_object_agg(n.name_now, s.before -> n.name_then) FROM comparable_column n
+                              WHERE n.version = s.schema_version AND n.name_now IN (SELECT p.name_now FROM comparable_column p WHERE p.version = s.previous_version))
+                        ELSE s.before END AS state_after
+            FROM chained s
+            WHERE s.op <> 3
+              AND CASE WHEN s.previous_id IS NULL AND NOT $3 THEN false
+                       WHEN s.previous_image IS NULL OR s.before IS NULL THEN s.previous_image IS DISTINCT FROM s.before
+                       WHEN s.previous_version = s.schema_version THEN
+                           NOT (record_image_eq(ROW(s.previous_image), ROW(s.before)) OR s.previous_image::text = s.before::text)
+                       ELSE EXISTS (
+                           SELECT
+                           FROM comparable_column p
+                           JOIN comparable_column n ON n.name_now = p.name_now
+                           WHERE p.version = s.previous_version AND n.version = s.schema_version
+                             AND (s.previous_image -> p.name_then)::text IS DISTINCT FROM (s.before -> n.name_then)::text)
+                  END
         ), live AS (
             SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t) AS image
             FROM %1$s t
             CROSS JOIN LATERAL threadline.row_key(t) k
         ), compared AS (
-            SELECT coalesce(s.row_key, l.row_key) AS row_key, coalesce(s.key, l.key) AS key,
+            SELECT coalesce(l.row_key, s.row_key) AS row_key, coalesce(s.key, l.key) AS key,
                    s.op, s.id, s.transaction_id, s.statement_no, s.commit_order, s.schema_version,
                    s.op >= 3 AS in_history, l.key IS NOT NULL AS in_table,
                    CASE WHEN s.op >= 3 THEN %2$s END AS state_before,
                    CASE WHEN l.key IS NULL THEN NULL WHEN s.op >= 3 THEN %3$s ELSE l.image END AS state_after
-            FROM replayed s
-            FULL JOIN live l ON l.row_key = s.row_key AND l.key = s.key
+            FROM (SELECT * FROM chained WHERE is_last) s
+            FULL JOIN live l ON l.key = s.key
         ), verdict AS (
-            SELECT c.*,
+            SELECT c.row_key, c.key, c.id, c.transaction_id, c.statement_no, c.commit_order, c.state_before, c.state_after,
                    CASE WHEN c.in_history AND NOT c.in_table THEN 'missing'
                         WHEN c.in_history THEN 'different'
                         WHEN c.id IS NULL AND NOT $3 THEN 'unrecorded'
@@ -95,31 +138,32 @@ BEGIN
             WHERE NOT (c.in_table IS TRUE AND c.in_history IS TRUE
                        AND (record_image_eq(ROW(c.state_before), ROW(c.state_after)) OR c.state_before::text = c.state_after::text))
               AND (c.in_table OR c.in_history)
+            UNION ALL
+            SELECT b.*, 'discontinuous' FROM break b
         ), total AS (
             SELECT count(*) FILTER (WHERE v.kind <> 'unrecorded') AS violations,
                    count(*) FILTER (WHERE v.kind = 'unrecorded') AS unrecorded
             FROM verdict v
         ), listed AS (
-            SELECT v.*, row_number() OVER (ORDER BY v.commit_order NULLS LAST, v.statement_no, v.id, v.key) AS no
+            SELECT v.*, row_number() OVER (ORDER BY v.commit_order NULLS LAST, v.statement_no, v.id, v.key, v.kind) AS no
             FROM verdict v
             WHERE v.kind <> 'unrecorded'
             ORDER BY no
             LIMIT 1000
         ), event AS (
-            SELECT count(*) AS changes, count(DISTINCT c.transaction_id) AS transactions,
-                   array_agg(DISTINCT c.schema_version) AS versions
-            FROM threadline.readable_change c
-            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2
+            SELECT count(*) FILTER (WHERE s.op <> 2) AS changes, count(DISTINCT s.transaction_id) AS transactions,
+                   array_agg(DISTINCT s.schema_version) AS versions,
+                   count(*) FILTER (WHERE s.is_last AND s.op >= 3) AS replayed_rows
+            FROM chained s
         )
-        SELECT event.changes, event.transactions, event.versions, total.violations, total.unrecorded,
-               (SELECT count(*) FROM replayed s WHERE s.op >= 3) AS replayed_rows,
+        SELECT event.changes, event.transactions, event.versions, total.violations, total.unrecorded, event.replayed_rows,
                (SELECT count(*) FROM live l) AS table_rows,
                (SELECT coalesce(jsonb_agg(threadline.violation_document($1, v.row_key, v.key, v.kind, v.id, v.transaction_id, v.state_before, v.state_after) ORDER BY v.no), '[]')
                 FROM listed v) AS documents
         FROM event CROSS JOIN total
         $statement$,
         (SELECT CASE WHEN c.relkind = 'p' THEN '' ELSE 'ONLY ' END FROM pg_class c WHERE c.oid = p_relation) || p_relation,
-        coalesce(v_replayed, 's.image'), coalesce(v_live, 'l.image'));
+        coalesce(v_replayed, 's.image'), coalesce(v_live, 'l.image'), p_relation::oid::text);
 END
 $$;
 
@@ -132,6 +176,7 @@ DECLARE
     v_tx threadline.audit_transaction_row;
     v_events jsonb;
     v_diff jsonb;
+    v_invariant constant text := CASE p_kind WHEN 'discontinuous' THEN 'history_is_continuous' ELSE 'history_equals_table' END;
 BEGIN
     SELECT t.table_schema, t.table_name, threadline.key_object(t.key_columns, p_key) AS table_pk INTO v_table
     FROM threadline.readable_table t WHERE t.table_id = p_table_id;
@@ -156,7 +201,7 @@ BEGIN
     FROM (SELECT jsonb_object_keys(p_before) UNION SELECT jsonb_object_keys(p_after)) AS d (name)
     WHERE (p_before -> d.name)::text IS DISTINCT FROM (p_after -> d.name)::text;
     RETURN jsonb_build_object(
-        'invariant', 'history_equals_table',
+        'invariant', v_invariant,
         'kind', p_kind,
         'table_schema', v_table.table_schema,
         'table_name', v_table.table_name,
@@ -165,6 +210,11 @@ BEGIN
             WHEN 'missing' THEN 'the history has this row, the table does not'
             WHEN 'different' THEN format('the table differs from the history in %s',
                 (SELECT string_agg(d.value ->> 'name', ', ') FROM jsonb_array_elements(v_diff) AS d (value)))
+            WHEN 'discontinuous' THEN CASE
+                WHEN p_before IS NULL THEN 'the row that this change found was put there without being recorded'
+                WHEN p_after IS NULL THEN 'the row was there before this change made it: it went away without being recorded'
+                ELSE format('the row that this change found differs from what the change before it left in %s: it was changed without being recorded',
+                    (SELECT string_agg(d.value ->> 'name', ', ') FROM jsonb_array_elements(v_diff) AS d (value))) END
             ELSE CASE WHEN p_change_id IS NULL THEN 'the table has this row, no change of it was ever recorded'
                       ELSE 'the table has this row, the history says it is gone' END
         END,
@@ -184,7 +234,7 @@ BEGIN
             FROM threadline.gaps_between(p_table_id, coalesce(v_tx.committed_at, '-infinity'), 'infinity') g),
         'first_repaired_at', NULL,
         'fingerprint', left(encode(sha256(convert_to(
-            concat_ws('|', 'history_equals_table', p_kind, v_table.table_schema, v_table.table_name, v_table.table_pk::text), 'UTF8')), 'hex'), 16));
+            concat_ws('|', v_invariant, p_kind, v_table.table_schema, v_table.table_name, v_table.table_pk::text), 'UTF8')), 'hex'), 16));
 END
 $$;
 
@@ -283,7 +333,7 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'feature_not_supported',
             MESSAGE = pg_catalog.format('the check of table "%s" does not take %s', replay_check.what, v_given),
-            DETAIL = 'A table is checked from its newest baseline to what it holds now, for the one invariant history_equals_table.',
+            DETAIL = 'A table is checked from its newest baseline to what it holds now, for the invariants history_equals_table and history_is_continuous.',
             HINT = pg_catalog.format('SELECT threadline.replay_check(%L);', replay_check.what);
     END IF;
     RETURN threadline.replay_check(v_relation);
@@ -291,6 +341,6 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.replay_check(regclass) IS
-    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: each row that is missing, extra or different, in commit order, 1000 at most, with both states, their difference and the last recorded change; failure_step is null, since the comparison comes after the last change. Columns that an image is too old to have are not compared for it. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
+    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
 COMMENT ON FUNCTION threadline.replay_check(text, timestamptz, timestamptz, boolean, text[], text[], text) IS
     'The same for a table by name, found through the search path. Every differing row is listed, whatever stop_on_first_failure says; since, until, invariants, projections and events are for models. Errors: 42704 no such table, 0A000 an argument that a table check does not take.';

@@ -72,8 +72,9 @@ BEGIN
             '',
             CASE WHEN v_markdown THEN '## ' ELSE '' END || 'FAILURE OCCURRED AT: '
                 || CASE WHEN v_violation ->> 'failure_step' IS NOT NULL THEN 'Event #' || (v_violation ->> 'failure_step')
+                        WHEN v_violation ->> 'kind' = 'discontinuous' THEN 'the change itself'
                         ELSE 'the end of the replay' END
-                || coalesce(pg_catalog.format(', last change %s', v_violation ->> 'change_id'), ''),
+                || coalesce(pg_catalog.format(', change %s', v_violation ->> 'change_id'), ''),
             pg_catalog.format('%s %s', v_violation ->> 'table_name', v_violation ->> 'table_pk'),
             '',
             threadline.report_heading('EVENT AT FAILURE:', v_markdown),

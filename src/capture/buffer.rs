@@ -49,6 +49,10 @@ pub struct Batch {
 }
 
 impl Batch {
+    fn is_full(&self, room_for: usize) -> bool {
+        self.rows.len() + room_for > MAX_BATCH || self.bytes.len() > LARGE_BATCH
+    }
+
     /// Empties it, keeping its allocations unless an unusually large row made them.
     fn clear(&mut self) {
         self.rows.clear();
@@ -59,19 +63,21 @@ impl Batch {
     }
 }
 
-/// A batch this large is written without waiting for more rows.
+/// A batch this large is written without waiting for more rows. A smaller one waits for the end of the transaction:
+/// its reader finds it in memory, and several statements' rows are written at the price of one.
 const LARGE_BATCH: usize = 1 << 20;
 
 /// What one subtransaction has captured.
 #[derive(Default)]
 struct Level {
     subtransaction: u32,
+    /// The last statement that captured something, and the snapshot it saw.
+    statement_no: Option<i32>,
+    snapshot: Option<Vec<u8>>,
     batch: Batch,
     /// Changes written to the log.
     written: i64,
     ranges: Ranges,
-    /// Of the last statement that captured something.
-    snapshot: Option<Vec<u8>>,
     action: Option<Uuid>,
     /// Something happened that deserves a transaction row even without a change.
     noteworthy: bool,
@@ -94,7 +100,10 @@ impl Level {
         }
         self.written += child.written;
         self.ranges.extend(&child.ranges);
-        self.snapshot = child.snapshot.or(self.snapshot.take());
+        if child.statement_no.is_some() {
+            self.statement_no = child.statement_no;
+            self.snapshot = child.snapshot;
+        }
         self.action = child.action.or(self.action);
         self.noteworthy |= child.noteworthy;
     }
@@ -180,17 +189,23 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
     let captured_at = types::now();
     // A key change adds two rows, and a batch shares one block of ids.
     let room_for = if encoded.old_key.is_some() { 3 } else { 1 };
-    let full = with_transaction(|transaction| {
+    let (full, new_statement) = with_transaction(|transaction| {
         transaction.occurred_at.get_or_insert(captured_at);
-        let batch = &transaction.level(subtransaction).batch;
-        batch.rows.len() + room_for > MAX_BATCH || batch.bytes.len() > LARGE_BATCH
+        let level = transaction.level(subtransaction);
+        (level.batch.is_full(room_for), level.statement_no != Some(place.statement_no))
     });
     if full {
         flush()?;
     }
+    let snapshot = if new_statement { xact::active_snapshot() } else { None };
     let at_once = with_transaction(|transaction| {
         let stamped = transaction.stamped;
-        let batch = &mut transaction.level(subtransaction).batch;
+        let level = transaction.level(subtransaction);
+        if new_statement {
+            level.statement_no = Some(place.statement_no);
+            level.snapshot = snapshot;
+        }
+        let batch = &mut level.batch;
         let shift = batch.bytes.len().next_multiple_of(8);
         batch.bytes.resize(shift, 0);
         batch.bytes.extend_from_slice(bytes);
@@ -231,8 +246,28 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
     if at_once { flush() } else { Ok(()) }
 }
 
+/// Ids drawn and not yet given: a draw serves a block of rows, and what is left of it in the end is discarded.
+#[derive(Default)]
+pub struct IdBlock(Range<i64>);
+
+impl IdBlock {
+    pub fn next(&mut self) -> Result<i64, Error> {
+        if self.0.is_empty() {
+            let first = xact::next_block(c"change_id_seq")?;
+            self.0 = first..first + MAX_BATCH as i64;
+        }
+        Ok(self.0.next().expect("a block is not empty"))
+    }
+}
+
 /// Writes what the current subtransaction has captured.
 pub fn flush() -> Result<(), Error> {
+    flush_with(&mut IdBlock::default())
+}
+
+/// As `flush`; the rows' ids are taken from `ids`. They are drawn while the locks of the rows are held: at the latest
+/// when they are written, never before they were captured.
+pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
     let subtransaction = xact::current_subtransaction();
     let has_rows = |level: &Level| level.subtransaction == subtransaction && !level.batch.rows.is_empty();
     let taken = CURRENT.with_borrow_mut(|current| {
@@ -242,8 +277,9 @@ pub fn flush() -> Result<(), Error> {
         Some((id, std::mem::take(&mut level.batch)))
     });
     let Some((id, mut batch)) = taken else { return Ok(()) };
-    let snapshot = xact::active_snapshot();
-    draw_ids(batch.rows.iter_mut().map(|row| &mut row.id))?;
+    for row in batch.rows.iter_mut().filter(|row| row.id == 0) {
+        row.id = ids.next()?;
+    }
     // More than a batch of rows is here only when savepoints were released with rows still waiting.
     for rows in batch.rows.chunks(MAX_BATCH) {
         log::write_changes(&id, rows, &batch.bytes)?;
@@ -253,7 +289,6 @@ pub fn flush() -> Result<(), Error> {
         let level = transaction.level(subtransaction);
         level.written += changes;
         batch.rows.iter().for_each(|row| level.ranges.add(row.id, row.id + 1));
-        level.snapshot = snapshot.or(level.snapshot.take());
         batch.clear();
         // Given back for its allocations, unless a cast that ran meanwhile captured something of its own.
         if level.batch.rows.is_empty() {
@@ -263,28 +298,24 @@ pub fn flush() -> Result<(), Error> {
     Ok(())
 }
 
-/// Ids are drawn while the locks of the rows are held: at the latest when they are written, never before they were
-/// captured. One draw serves a block of rows; what is left of it is discarded.
-fn draw_ids<'r>(ids: impl Iterator<Item = &'r mut i64>) -> Result<(), Error> {
-    let (mut next, mut end) = (0, 0);
-    for id in ids.filter(|id| **id == 0) {
-        if next == end {
-            next = xact::next_block(c"change_id_seq")?;
-            end = next + MAX_BATCH as i64;
-        }
-        *id = next;
-        next += 1;
-    }
-    Ok(())
+/// Whether what a subtransaction and its parent have waiting is more than one level should hold.
+pub fn is_too_much_together(id: u32, parent: u32) -> bool {
+    CURRENT.with_borrow(|current| {
+        let mut levels = current.iter().flat_map(|transaction| &transaction.levels).rev();
+        let Some(child) = levels.next().filter(|level| level.subtransaction == id) else { return false };
+        let Some(below) = levels.next().filter(|level| level.subtransaction == parent) else { return false };
+        below.batch.is_full(child.batch.rows.len()) || child.batch.is_full(0)
+    })
 }
 
-/// Shows `visit` every row not yet written. Ids drawn for it are kept, so a row has the same one in the log.
+/// Shows `visit` every row not yet written that the current snapshot may see. Ids drawn for it are kept, so a row
+/// has the same one in the log.
 pub fn visit_pending(mut visit: impl FnMut(&Uuid, &Pending, &[u8])) -> Result<(), Error> {
     let unnumbered =
         CURRENT.with_borrow(|current| current.iter().flat_map(pending_rows).filter(|row| row.id == 0).count());
-    let mut drawn = vec![0; unnumbered];
-    draw_ids(drawn.iter_mut())?;
-    let mut drawn = drawn.into_iter();
+    let mut ids = IdBlock::default();
+    let mut drawn = (0..unnumbered).map(|_| ids.next()).collect::<Result<Vec<i64>, Error>>()?.into_iter();
+    let seen_before = xact::snapshot_command();
     CURRENT.with_borrow_mut(|current| {
         let Some(transaction) = current else { return };
         for level in &mut transaction.levels {
@@ -293,7 +324,8 @@ pub fn visit_pending(mut visit: impl FnMut(&Uuid, &Pending, &[u8])) -> Result<()
             }
         }
         for level in &transaction.levels {
-            level.batch.rows.iter().for_each(|row| visit(&transaction.id, row, &level.batch.bytes));
+            let seen = level.batch.rows.iter().filter(|row| (row.statement_no as u32) < seen_before);
+            seen.for_each(|row| visit(&transaction.id, row, &level.batch.bytes));
         }
     });
     Ok(())

@@ -1,13 +1,13 @@
-//! From a column's value to its place in an image: a native writer for the common types, the server's own
-//! `to_jsonb` for the rest.
+//! From a column's value to its place in an image: written here for the types whose form is simple or frequent,
+//! by the type's output function where jsonb holds its text, by the server's own `to_jsonb` for the rest.
 
 use pgrx::pg_sys;
 
 use super::jsonb;
 use super::row_key::Part;
-use crate::pg::canonical::ToJsonb;
-use crate::pg::datum::Value;
-use crate::pg::types;
+use crate::pg::canonical::{Output, ToJsonb};
+use crate::pg::datum::{Storage, Value};
+use crate::pg::types::{self, JsonForm};
 
 /// How a column's values are written, chosen once per plan by the column's type.
 pub enum Encoder {
@@ -15,16 +15,30 @@ pub enum Encoder {
     Int2,
     Int4,
     Int8,
+    Float4,
+    Float8,
     Numeric,
     /// text, varchar, char(n): their bytes.
     Text,
     Name,
+    Bytea,
     Uuid,
     Jsonb,
     /// date, timestamp, timestamptz: ISO text.
     DateTime(pg_sys::Oid),
-    /// Everything else.
+    Array(Box<Elements>),
+    /// The text of the type's output function.
+    Output(Output),
+    /// Composite types, json, and types with a cast to json of their own.
     Server(ToJsonb),
+}
+
+/// An array's elements.
+pub struct Elements {
+    type_oid: pg_sys::Oid,
+    storage: Storage,
+    align: i8,
+    encoder: Encoder,
 }
 
 impl Encoder {
@@ -34,18 +48,43 @@ impl Encoder {
             pg_sys::INT2OID => Encoder::Int2,
             pg_sys::INT4OID => Encoder::Int4,
             pg_sys::INT8OID => Encoder::Int8,
+            pg_sys::FLOAT4OID => Encoder::Float4,
+            pg_sys::FLOAT8OID => Encoder::Float8,
             pg_sys::NUMERICOID => Encoder::Numeric,
             pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Encoder::Text,
             pg_sys::NAMEOID => Encoder::Name,
+            pg_sys::BYTEAOID => Encoder::Bytea,
             pg_sys::UUIDOID => Encoder::Uuid,
             pg_sys::JSONBOID => Encoder::Jsonb,
             base @ (pg_sys::DATEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID) => Encoder::DateTime(base),
-            _ => Encoder::Server(ToJsonb::for_type(type_oid)),
+            pg_sys::JSONOID => Encoder::Server(ToJsonb::for_type(type_oid)),
+            base => match types::json_form(base) {
+                JsonForm::Array(element) => Encoder::for_array(type_oid, element),
+                JsonForm::Text => Encoder::Output(Output::for_type(base)),
+                JsonForm::Special => Encoder::Server(ToJsonb::for_type(type_oid)),
+            },
         }
     }
 
-    pub fn is_server(&self) -> bool {
-        matches!(self, Encoder::Server(_))
+    fn for_array(type_oid: pg_sys::Oid, element: pg_sys::Oid) -> Encoder {
+        match Encoder::for_type(element) {
+            // One call for the whole array.
+            Encoder::Server(_) => Encoder::Server(ToJsonb::for_type(type_oid)),
+            encoder => {
+                let (storage, align) = types::storage_of(element);
+                Encoder::Array(Box::new(Elements { type_oid: element, storage, align, encoder }))
+            }
+        }
+    }
+
+    /// Whether values of a column of the type depend on the output settings.
+    pub fn needs_settings(&self, type_oid: pg_sys::Oid) -> bool {
+        match self {
+            Encoder::Server(_) => true,
+            Encoder::Output(_) => !types::text_is_fixed(type_oid),
+            Encoder::Array(elements) => elements.encoder.needs_settings(elements.type_oid),
+            _ => false,
+        }
     }
 
     /// Appends the value to an image and says what it is there.
@@ -55,28 +94,39 @@ impl Encoder {
             Encoder::Int2 => jsonb::push_integer(out, value.as_i16().into()),
             Encoder::Int4 => jsonb::push_integer(out, value.as_i32().into()),
             Encoder::Int8 => jsonb::push_integer(out, value.as_i64()),
+            Encoder::Float4 => {
+                let value = value.as_f32();
+                push_float(out, value.into(), types::real_text(value, &mut [0; 32]))
+            }
+            Encoder::Float8 => {
+                let value = value.as_f64();
+                push_float(out, value, types::float_text(value, &mut [0; 32]))
+            }
             Encoder::Numeric => jsonb::push_numeric(out, value.payload()),
             Encoder::Text => jsonb::push_string(out, value.payload()),
             Encoder::Name => jsonb::push_string(out, value.name_bytes()),
+            Encoder::Bytea => jsonb::push_bytea(out, value.payload()),
             Encoder::Uuid => jsonb::push_uuid(out, &value.uuid()),
             Encoder::Jsonb => jsonb::push_root_container(out, value.payload()),
             Encoder::DateTime(base) => {
                 types::iso_datetime(value, *base, out);
                 jsonb::STRING
             }
+            Encoder::Array(elements) => elements.append(value, out),
+            Encoder::Output(output) => jsonb::push_string(out, output.text(value)),
             Encoder::Server(to_jsonb) => jsonb::push_root_container(out, to_jsonb.root_container(value)),
         }
     }
 
-    /// The value's text as a key: what `->>` would give of it in an image, but one text for 1.0 and 1.00.
-    pub fn key_text(&self, value: Value) -> Vec<u8> {
+    /// Appends the value's text as a key: what `->>` would give of it in an image, but one text for 1.0 and 1.00.
+    pub fn push_key_text(&self, value: Value, out: &mut Vec<u8>) {
         match self {
-            Encoder::Int2 => value.as_i16().to_string().into_bytes(),
-            Encoder::Int4 => value.as_i32().to_string().into_bytes(),
-            Encoder::Int8 => value.as_i64().to_string().into_bytes(),
-            Encoder::Numeric => types::numeric_key_text(value),
-            Encoder::Text => value.payload().to_vec(),
-            _ => self.text_of_image(value),
+            Encoder::Int2 => push_decimal_text(value.as_i16().into(), out),
+            Encoder::Int4 => push_decimal_text(value.as_i32().into(), out),
+            Encoder::Int8 => push_decimal_text(value.as_i64(), out),
+            Encoder::Numeric => out.extend_from_slice(&types::numeric_key_text(value)),
+            Encoder::Text => out.extend_from_slice(value.payload()),
+            _ => out.extend_from_slice(&self.text_of_image(value)),
         }
     }
 
@@ -110,4 +160,63 @@ impl Encoder {
             _ => use_part(Part::Text),
         }
     }
+}
+
+impl Elements {
+    fn append(&self, array: Value, out: &mut Vec<u8>) -> u32 {
+        let (lengths, values) = types::array_values(array, self.type_oid, self.storage, self.align);
+        self.append_dimension(&lengths, &values, out)
+    }
+
+    /// Arrays of arrays, as many deep as there are dimensions.
+    fn append_dimension(&self, lengths: &[usize], values: &[Option<Value>], out: &mut Vec<u8>) -> u32 {
+        match lengths {
+            [] => jsonb::write_array(out, 0, |_, _| jsonb::NULL),
+            [_] => jsonb::write_array(out, values.len(), |index, out| match values[index] {
+                Some(value) => self.encoder.append(value, out),
+                None => jsonb::NULL,
+            }),
+            [length, deeper @ ..] => {
+                let stride = values.len() / length;
+                jsonb::write_array(out, *length, |index, out| {
+                    self.append_dimension(deeper, &values[index * stride..(index + 1) * stride], out)
+                })
+            }
+        }
+    }
+}
+
+/// A float, given with its text if it is finite: only then it has a JSON number.
+fn push_float(out: &mut Vec<u8>, value: f64, text: &[u8]) -> u32 {
+    if value.is_finite() {
+        return jsonb::push_decimal(out, text);
+    }
+    jsonb::push_string(
+        out,
+        if value.is_nan() {
+            b"NaN"
+        } else if value > 0.0 {
+            b"Infinity"
+        } else {
+            b"-Infinity"
+        },
+    )
+}
+
+fn push_decimal_text(value: i64, out: &mut Vec<u8>) {
+    let mut digits = [0u8; 20];
+    let mut first = digits.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[first..]);
 }

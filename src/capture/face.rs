@@ -1,10 +1,14 @@
 //! SQL faces of capture: switching it on and off, and what the current transaction has recorded so far.
 
+use std::collections::HashMap;
+
 use pgrx::pg_sys;
 
 use super::buffer;
 use super::log;
+use super::partition_move;
 use super::transaction;
+use crate::catalog::cache;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::{Value, bytes_datum};
 use crate::pg::direct_insert::Field;
@@ -81,11 +85,20 @@ pub fn oldest_other_writer(call: &mut Call) -> pg_sys::Datum {
     call.return_value(xact::oldest_other_writer().map(Into::into))
 }
 
-/// `threadline.pending_changes()`: rows of change_log that wait in this session's buffer.
+/// `threadline.pending_changes()`: rows of change_log that wait in this session's buffer, of tables that the caller may
+/// read: the rule of the view readable_table.
 pub fn pending_changes(call: &mut Call) -> pg_sys::Datum {
     let mut rows = Vec::new();
+    partition_move::settle().or_raise();
+    let reads_all = relation::own_relation(c"change_log").is_some_and(user::may_select);
+    let mut readable = HashMap::new();
     buffer::visit_pending(|transaction, row, bytes| {
-        rows.push(log::change_fields(transaction, row, bytes).into_iter().map(owned).collect());
+        let table_id = row.table_id.abs();
+        if reads_all
+            || *readable.entry(table_id).or_insert_with(|| cache::root_of(table_id).is_some_and(user::may_read))
+        {
+            rows.push(log::change_fields(transaction, row, bytes).into_iter().map(owned).collect());
+        }
     })
     .or_raise();
     call.return_rows(rows)

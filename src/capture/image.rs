@@ -1,5 +1,6 @@
 //! What a change stores: the row's key, its images, and for an update which columns changed.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::jsonb::{self, Keys, TooLarge};
@@ -7,7 +8,7 @@ use super::row_key;
 use crate::catalog::plan::{Plan, PlannedColumn};
 use crate::error::Error;
 use crate::pg::canonical::with_canonical_settings;
-use crate::pg::datum::for_message;
+use crate::pg::datum::{Value, for_message};
 use crate::pg::relation::Row;
 
 /// Values of threadline.change_log.op. Within a statement what leaves a key sorts before what arrives at it.
@@ -45,6 +46,28 @@ pub struct Encoded {
     pub new_image: Option<Range<usize>>,
 }
 
+thread_local! {
+    /// The allocation of the last list of changed columns.
+    static CHANGED: Cell<Vec<usize>> = const { Cell::new(Vec::new()) };
+}
+
+/// Places of changed columns; gives its allocation back.
+struct Changed(Vec<usize>);
+
+impl std::ops::Deref for Changed {
+    type Target = Vec<usize>;
+
+    fn deref(&self) -> &Vec<usize> {
+        &self.0
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        CHANGED.set(std::mem::take(&mut self.0));
+    }
+}
+
 /// Lays a change out in `bytes`; None when nothing is to be recorded.
 pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Option<Encoded>, Error> {
     with_settings_of(plan, || match change {
@@ -65,13 +88,15 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
         Change::Updates { old_plan, old, new } => {
             // Partitions of a table have the same columns, so both plans list them in the same order.
             let differs = |place: usize| differs(&old_plan.columns[place], old, &plan.columns[place], new);
-            let changed: Vec<&PlannedColumn> =
-                (0..plan.columns.len()).filter(|place| differs(*place)).map(|place| &old_plan.columns[place]).collect();
+            let mut changed = CHANGED.take();
+            changed.clear();
+            changed.extend((0..plan.columns.len()).filter(|place| differs(*place)));
+            let changed = Changed(changed);
             if changed.is_empty() && plan.policy.options.skip_noop {
                 return Ok(None);
             }
             let new_key = key(plan, new, bytes)?;
-            let old_key = if plan.key.iter().any(|place| differs(*place)) {
+            let old_key = if plan.key.iter().any(|place| changed.contains(place)) {
                 // 1.0 -> 1.00 changes a value, not a key.
                 Some(key(old_plan, old, bytes)?).filter(|old| bytes[old.text.clone()] != bytes[new_key.text.clone()])
             } else {
@@ -84,8 +109,8 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
                 old_image: if changed.is_empty() {
                     None
                 } else {
-                    let keys = Keys::new(changed.iter().map(|column| column.name.as_slice()));
-                    Some(write(old_plan, &keys, &changed, old, bytes)?)
+                    let columns = old_plan.changed_columns(&changed);
+                    Some(write(old_plan, &columns.keys, |pair| columns.places[pair], old, bytes)?)
                 },
                 new_image: Some(whole_image(plan, new, bytes)?),
             }))
@@ -95,7 +120,7 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
 
 /// Runs `work`, which encodes by `plan`, with the settings that the plan's types need.
 pub fn with_settings_of<R>(plan: &Plan, work: impl FnOnce() -> R) -> R {
-    if plan.uses_server { with_canonical_settings(plan.needs_all_settings, work) } else { work() }
+    if plan.needs_settings { with_canonical_settings(plan.needs_all_settings, work) } else { work() }
 }
 
 /// Changed is decided by the bytes of the value, so 1.0 -> 1.00 is a change.
@@ -108,18 +133,19 @@ fn differs(old_column: &PlannedColumn, old: &Row, column: &PlannedColumn, new: &
 
 /// The image of a whole row.
 pub fn whole_image(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Range<usize>, Error> {
-    write(plan, &plan.whole, &plan.columns, row, bytes)
+    write(plan, &plan.whole, |pair| pair, row, bytes)
 }
 
-fn write<C: std::borrow::Borrow<PlannedColumn>>(
+/// Writes an image; `place` says which of the plan's columns a pair of it is.
+fn write(
     plan: &Plan,
     keys: &Keys,
-    columns: &[C],
+    place: impl Fn(usize) -> usize,
     row: &Row,
     bytes: &mut Vec<u8>,
 ) -> Result<Range<usize>, Error> {
     jsonb::write_object(bytes, keys, |pair, out| {
-        let column = columns[pair].borrow();
+        let column = &plan.columns[place(pair)];
         if column.masked {
             return jsonb::push_string(out, &plan.policy.placeholder);
         }
@@ -133,28 +159,31 @@ fn write<C: std::borrow::Borrow<PlannedColumn>>(
 
 /// The key of a row, laid out as a text value.
 pub fn key(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Key, Error> {
-    let mut texts = Vec::with_capacity(plan.key.len());
-    let mut first = None;
-    for place in &plan.key {
-        let column = &plan.columns[*place];
-        let value = row.get(column.index).ok_or_else(|| Error::NullKey {
-            table: plan.table.clone(),
-            column: for_message(&column.name).into_owned(),
-        })?;
-        first.get_or_insert((column, value));
-        texts.push(column.encoder.key_text(value));
-    }
-    let (column, value) = first.expect("a plan has a key");
-    let composite;
-    let text: &[u8] = match texts.as_slice() {
-        [one] => one,
-        many => {
-            composite = row_key::composite_text(many);
-            &composite
-        }
-    };
-    let row_key = column.encoder.with_key_part(value, |part| row_key::row_key(part, &texts[0], text, texts.len()));
+    let (column, value) = key_value(plan, row, 0)?;
     let start = jsonb::begin_varlena(bytes);
-    bytes.extend_from_slice(text);
+    let from = bytes.len();
+    let row_key = if plan.key.len() == 1 {
+        column.encoder.push_key_text(value, bytes);
+        let text = &bytes[from..];
+        column.encoder.with_key_part(value, |part| row_key::row_key(part, text, text, 1))
+    } else {
+        let mut texts = Vec::with_capacity(plan.key.len());
+        for part in 0..plan.key.len() {
+            let (column, value) = key_value(plan, row, part)?;
+            let mut text = Vec::new();
+            column.encoder.push_key_text(value, &mut text);
+            texts.push(text);
+        }
+        bytes.extend_from_slice(&row_key::composite_text(&texts));
+        column.encoder.with_key_part(value, |part| row_key::row_key(part, &texts[0], &bytes[from..], texts.len()))
+    };
     Ok(Key { row_key, text: jsonb::end_varlena(bytes, start) })
+}
+
+fn key_value<'p>(plan: &'p Plan, row: &Row, part: usize) -> Result<(&'p PlannedColumn, Value), Error> {
+    let column = &plan.columns[plan.key[part]];
+    let value = row
+        .get(column.index)
+        .ok_or_else(|| Error::NullKey { table: plan.table.clone(), column: for_message(&column.name).into_owned() })?;
+    Ok((column, value))
 }

@@ -21,6 +21,7 @@ const HAS_OFFSET: u32 = 0x8000_0000;
 const OFFSET_STRIDE: usize = 32;
 
 const OBJECT: u32 = 0x2000_0000;
+const ARRAY: u32 = 0x4000_0000;
 const SCALAR: u32 = 0x1000_0000;
 
 /// An object would not fit the 28 bits that jsonb has for lengths.
@@ -90,6 +91,24 @@ pub fn write_object(
     Ok(end_varlena(out, start))
 }
 
+/// Appends an array of `count` values. One that is too large makes the object around it so, and is told there.
+pub fn write_array(out: &mut Vec<u8>, count: usize, mut value: impl FnMut(usize, &mut Vec<u8>) -> u32) -> u32 {
+    align(out);
+    out.extend_from_slice(&(count as u32 | ARRAY).to_ne_bytes());
+    let entries = out.len();
+    out.resize(entries + 4 * count, 0);
+    let mut end = 0u32;
+    for index in 0..count {
+        let before = out.len();
+        let kind = value(index, out);
+        let length = (out.len() - before) as u32;
+        end = end.wrapping_add(length) & LENGTH_MASK;
+        let at = entries + 4 * index;
+        out[at..at + 4].copy_from_slice(&entry(index, kind, length & LENGTH_MASK, end).to_ne_bytes());
+    }
+    CONTAINER
+}
+
 /// Starts a varlena at a multiple of 8, so that alignment inside it is alignment in `out`.
 pub fn begin_varlena(out: &mut Vec<u8>) -> usize {
     out.resize(out.len().next_multiple_of(8), 0);
@@ -130,16 +149,74 @@ pub fn push_integer(out: &mut Vec<u8>, value: i64) -> u32 {
         digits[first] = (rest % 10_000) as u16;
         rest /= 10_000;
     }
-    let weight = (digits.len() - first).saturating_sub(1) as u16;
-    let mut last = digits.len();
-    while last > first && digits[last - 1] == 0 {
-        last -= 1;
+    push_digits(out, value < 0, (digits.len() - first) as i16 - 1, 0, &digits[first..])
+}
+
+/// Appends a number given as decimal text with an optional exponent, as the server prints a finite float: the
+/// numeric that `numeric_in` makes of it.
+pub fn push_decimal(out: &mut Vec<u8>, text: &[u8]) -> u32 {
+    let (negative, text) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        _ => (false, text),
+    };
+    let (mantissa, exponent) = match text.iter().position(|byte| *byte == b'e') {
+        Some(at) => (&text[..at], small_number(&text[at + 1..])),
+        None => (text, 0),
+    };
+    let whole = mantissa.iter().position(|byte| *byte == b'.').unwrap_or(mantissa.len());
+    let scale = (mantissa.len().saturating_sub(whole + 1) as i32 - exponent).max(0);
+    // The power of ten of the first decimal digit, then that of the first base-10000 digit.
+    let power = whole as i32 - 1 + exponent;
+    let weight = power.div_euclid(4);
+    let mut digits = Vec::with_capacity(8);
+    let mut place = 3 - power.rem_euclid(4);
+    let mut digit = 0u16;
+    for decimal in mantissa.iter().filter(|byte| **byte != b'.') {
+        digit = digit * 10 + u16::from(decimal - b'0');
+        place += 1;
+        if place == 4 {
+            digits.push(digit);
+            (digit, place) = (0, 0);
+        }
     }
-    let sign = if value < 0 { 0x2000 } else { 0 };
+    if place > 0 {
+        digits.push(digit * 10u16.pow(4 - place as u32));
+    }
+    push_digits(out, negative, weight as i16, scale as u16, &digits)
+}
+
+fn small_number(text: &[u8]) -> i32 {
+    let digits = text.iter().filter(|byte| byte.is_ascii_digit());
+    let number = digits.fold(0, |number, byte| number * 10 + i32::from(byte - b'0'));
+    if text.first() == Some(&b'-') { -number } else { number }
+}
+
+/// Appends a numeric of base-10000 digits, the first of them worth 10000^weight, without the zeros at its ends:
+/// what the server's `make_result` (utils/adt/numeric.c) writes.
+fn push_digits(out: &mut Vec<u8>, negative: bool, mut weight: i16, scale: u16, mut digits: &[u16]) -> u32 {
+    while let [0, rest @ ..] = digits {
+        digits = rest;
+        weight -= 1;
+    }
+    while let [rest @ .., 0] = digits {
+        digits = rest;
+    }
+    let negative = negative && !digits.is_empty();
+    if digits.is_empty() {
+        weight = 0;
+    }
     align(out);
-    out.extend_from_slice(&varlena_header(6 + 2 * (last - first) as u32).to_ne_bytes());
-    out.extend_from_slice(&(0x8000 | sign | weight).to_ne_bytes());
-    for digit in &digits[first..last] {
+    if scale <= 0x3F && (-64..64).contains(&weight) {
+        let sign = if negative { 0x2000 } else { 0 };
+        out.extend_from_slice(&varlena_header(6 + 2 * digits.len() as u32).to_ne_bytes());
+        out.extend_from_slice(&(0x8000 | sign | scale << 7 | weight as u16 & 0x7F).to_ne_bytes());
+    } else {
+        let sign = if negative { 0x4000 } else { 0 };
+        out.extend_from_slice(&varlena_header(8 + 2 * digits.len() as u32).to_ne_bytes());
+        out.extend_from_slice(&(sign | scale).to_ne_bytes());
+        out.extend_from_slice(&weight.to_ne_bytes());
+    }
+    for digit in digits {
         out.extend_from_slice(&digit.to_ne_bytes());
     }
     NUMERIC
@@ -190,6 +267,16 @@ pub fn push_root_container(out: &mut Vec<u8>, root: &[u8]) -> u32 {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
+/// As bytea_output = hex prints it.
+pub fn push_bytea(out: &mut Vec<u8>, bytes: &[u8]) -> u32 {
+    out.reserve(2 + 2 * bytes.len());
+    out.extend_from_slice(b"\\x");
+    for byte in bytes {
+        out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    }
+    STRING
+}
+
 pub fn push_uuid(out: &mut Vec<u8>, uuid: &[u8; 16]) -> u32 {
     for (index, byte) in uuid.iter().enumerate() {
         if matches!(index, 4 | 6 | 8 | 10) {
@@ -226,6 +313,48 @@ mod tests {
         assert_eq!(numeric_of(10_000), words(0x8001, &[1]));
         assert_eq!(numeric_of(10_001), words(0x8001, &[1, 1]));
         assert_eq!(numeric_of(i64::MIN), words(0xA004, &[922, 3372, 368, 5477, 5808]));
+    }
+
+    fn numeric_of_text(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        assert_eq!(push_decimal(&mut out, text.as_bytes()), NUMERIC);
+        out
+    }
+
+    #[test]
+    fn decimals_keep_scale_and_weight() {
+        let scaled = |scale: u16, weight: u16| 0x8000 | scale << 7 | weight & 0x7F;
+        assert_eq!(numeric_of_text("0"), words(0x8000, &[]));
+        assert_eq!(numeric_of_text("-0"), words(0x8000, &[]));
+        assert_eq!(numeric_of_text("-42"), numeric_of(-42));
+        assert_eq!(numeric_of_text("0.5"), words(scaled(1, 0xFFFF), &[5000]));
+        assert_eq!(numeric_of_text("-12345.678"), words(scaled(3, 1) | 0x2000, &[1, 2345, 6780]));
+        assert_eq!(numeric_of_text("1e+20"), words(scaled(0, 5), &[1]));
+        assert_eq!(numeric_of_text("1.5e-07"), words(scaled(8, 0xFFFE), &[15]));
+        assert_eq!(numeric_of_text("123456e+02"), words(scaled(0, 1), &[1234, 5600]));
+    }
+
+    #[test]
+    fn a_scale_beyond_the_short_form_takes_the_long_one() {
+        let mut long = varlena_header(10).to_ne_bytes().to_vec();
+        long.extend_from_slice(&324u16.to_ne_bytes());
+        long.extend_from_slice(&(-81i16).to_ne_bytes());
+        long.extend_from_slice(&5u16.to_ne_bytes());
+        assert_eq!(numeric_of_text("5e-324"), long);
+    }
+
+    #[test]
+    fn an_array_is_laid_out_as_the_server_does() {
+        let mut out = Vec::new();
+        let kind = write_array(&mut out, 34, |index, out| match index {
+            0 => NULL,
+            _ => push_string(out, b"ab"),
+        });
+        assert_eq!(kind, CONTAINER);
+        let word = |n: usize| u32::from_ne_bytes(out[4 * n..4 * n + 4].try_into().unwrap());
+        assert_eq!([word(0), word(1), word(2)], [34 | ARRAY, NULL | HAS_OFFSET, STRING | 2]);
+        assert_eq!(word(33), STRING | HAS_OFFSET | 64);
+        assert_eq!(out.len(), 4 + 4 * 34 + 66);
     }
 
     #[test]

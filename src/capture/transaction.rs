@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::buffer::{self, Summary};
+use super::buffer::{self, IdBlock, Summary};
 use super::log::{self, TRANSACTION_FIELDS};
 use super::partition_move;
 use crate::catalog::cache;
@@ -27,6 +27,7 @@ pub fn on_transaction_event(event: TransactionEvent) {
 
 pub fn on_subtransaction_event(event: SubTransactionEvent) {
     match event {
+        SubTransactionEvent::PreCommit { id, parent } => finish_savepoint(id, parent).or_raise(),
         SubTransactionEvent::Committed { id, parent } => buffer::subtransaction_committed(id, parent),
         SubTransactionEvent::Aborted { id } => {
             buffer::subtransaction_aborted(id);
@@ -36,21 +37,30 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
     }
 }
 
+/// A savepoint is released: its changes go on waiting with its parent's, unless they are too many together.
+fn finish_savepoint(id: u32, parent: u32) -> Result<(), Error> {
+    if partition_move::is_under_way() {
+        xact::with_snapshot(partition_move::settle)?;
+    }
+    if buffer::is_too_much_together(id, parent) { xact::with_snapshot(buffer::flush) } else { Ok(()) }
+}
+
 /// Writes what waits in the buffer and the transaction's row.
 fn finish(prepared: bool) -> Result<(), Error> {
     if buffer::is_empty() {
         return Ok(());
     }
-    if !relation::extension_exists() {
+    if relation::own_relation(c"transaction_log").is_none() && !relation::extension_exists() {
         // Dropped in this very transaction, and the log with it: there is nothing to write to, by the owner's will.
         return Ok(());
     }
     xact::with_snapshot(|| {
         partition_move::settle()?;
-        buffer::flush()?;
+        let mut ids = IdBlock::default();
+        buffer::flush_with(&mut ids)?;
         let Some(summary) = buffer::summary() else { return Ok(()) };
         // Drawn after every change's id, and after every commit number that this transaction can have seen.
-        let commit_no = xact::next_block(c"change_id_seq")?;
+        let commit_no = ids.next()?;
         memory::in_transaction_context(|| {
             with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
                 log::write_transaction(&summary.id, fields)
@@ -76,7 +86,7 @@ pub fn with_fields<R>(
     let datum = |datum: Option<pg_sys::Datum>| datum.map_or(Field::Null, Field::Datum);
     let role = |role: pg_sys::Oid| Field::Datum(text_datum(user::role_name(role).as_bytes()));
     let claims = settings::read();
-    let ranges = std::ffi::CString::new(summary.ranges.to_multirange_text()).expect("no NUL in numbers");
+    let ranges = summary.ranges.to_multirange(pg_sys::INT8MULTIRANGEOID.to_u32());
     let (commit_no, committed_at) = match commit {
         Some((number, at)) => (Field::I64(number), Field::I64(at)),
         None => (Field::Null, Field::Null),
@@ -93,7 +103,7 @@ pub fn with_fields<R>(
         Field::I32(xact::backend_pid()),
         Field::Bool(prepared),
         summary.action.as_ref().map_or(Field::Null, Field::Uuid),
-        Field::Datum(types::parse(&ranges, pg_sys::INT8MULTIRANGEOID, -1).datum()),
+        Field::Varlena(&ranges),
         summary.snapshot.as_deref().map_or(Field::Null, |image| Field::Datum(datum::bytes_datum(image))),
         role(summary.session_user),
         role(summary.outer_user),

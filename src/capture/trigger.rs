@@ -1,4 +1,4 @@
-//! Where the server calls in: the three trigger functions. Triggers carry no arguments; what to do with a table
+//! Where the server calls in: the two trigger functions. Triggers carry no arguments; what to do with a table
 //! stands in its policy.
 
 use std::cell::Cell;
@@ -27,21 +27,6 @@ thread_local! {
 /// `threadline.capture_row()`: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
 pub fn capture_row(call: &mut Call) -> pg_sys::Datum {
     record_row(call).or_raise();
-    pg_sys::Datum::from(0usize)
-}
-
-/// `threadline.capture_flush()`: AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT.
-pub fn capture_flush(call: &mut Call) -> pg_sys::Datum {
-    let function = "capture_flush";
-    let flushed = called_by_trigger(call, function).and_then(|trigger| {
-        if !trigger.is_after_statement() {
-            return Err(Error::WrongTriggerKind { function, expected: "AFTER … FOR EACH STATEMENT" });
-        }
-        plan_of(trigger.relation())?;
-        partition_move::settle()?;
-        buffer::flush()
-    });
-    flushed.or_raise();
     pg_sys::Datum::from(0usize)
 }
 

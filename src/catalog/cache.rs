@@ -30,6 +30,11 @@ pub fn plan(relid: pg_sys::Oid) -> Result<Option<Rc<Plan>>, Error> {
     Ok(Some(plan))
 }
 
+/// The captured relation of a table that this session has captured changes of.
+pub fn root_of(table_id: i32) -> Option<pg_sys::Oid> {
+    PLANS.with_borrow(|plans| plans.values().map(|plan| &plan.policy).find(|p| p.table_id == table_id).map(|p| p.root))
+}
+
 /// The relation (or, without one, every relation) changed in a way that may matter to its plan. Called from the
 /// server's invalidation callback: it may come at any time, so it only marks.
 pub fn invalidate(relid: Option<pg_sys::Oid>) {

@@ -1,7 +1,8 @@
 //! Everything the hot path needs to know of a relation, worked out once: which columns an image has, in jsonb's
 //! order, how each is written, which make the key. Per row it is only read.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use pgrx::pg_sys;
 
@@ -26,6 +27,12 @@ pub struct PlannedColumn {
     pub masked: bool,
 }
 
+/// Columns that an update changed, as places in a plan's columns, and the key half of an image of them.
+pub struct ChangedColumns {
+    pub places: Vec<usize>,
+    pub keys: Keys,
+}
+
 pub struct Plan {
     pub policy: Policy,
     /// The relation's own name, for messages.
@@ -36,10 +43,12 @@ pub struct Plan {
     pub whole: Keys,
     /// The key columns, as places in `columns`, in key order.
     pub key: Vec<usize>,
-    /// Some column is written by the server's to_jsonb.
-    pub uses_server: bool,
-    /// … and one of them needs more than the plain settings.
+    /// Some column's text depends on the output settings.
+    pub needs_settings: bool,
+    /// … and one of them on more than the plain ones.
     pub needs_all_settings: bool,
+    /// The key half of the last update's old image: a statement changes the same columns in row after row.
+    last_changed: RefCell<Option<Rc<ChangedColumns>>>,
     /// The present shape of the captured table, and the newest recorded one, for when capture needs its number.
     shape: Vec<VersionColumn>,
     latest: Option<version::Version>,
@@ -96,13 +105,14 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<usize>, Error>>()?;
-        let server = |column: &&PlannedColumn| column.encoder.is_server() && !column.masked;
+        let depends = |column: &&PlannedColumn| !column.masked && column.encoder.needs_settings(column.type_oid);
         Ok(Some(Plan {
             table: relation::qualified_name(relid),
             whole: Keys::new(columns.iter().map(|column| column.name.as_slice())),
             key,
-            uses_server: columns.iter().any(|column| server(&column)),
-            needs_all_settings: columns.iter().filter(server).any(|c| types::needs_all_settings(c.type_oid)),
+            needs_settings: columns.iter().any(|column| depends(&column)),
+            needs_all_settings: columns.iter().filter(depends).any(|c| types::needs_all_settings(c.type_oid)),
+            last_changed: RefCell::new(None),
             columns,
             shape,
             latest,
@@ -111,6 +121,18 @@ impl Plan {
             valid: Cell::new(true),
             policy,
         }))
+    }
+
+    /// For an image of the columns at these places.
+    pub fn changed_columns(&self, places: &[usize]) -> Rc<ChangedColumns> {
+        let mut last = self.last_changed.borrow_mut();
+        match &*last {
+            Some(known) if known.places == places => known.clone(),
+            _ => {
+                let keys = Keys::new(places.iter().map(|place| self.columns[*place].name.as_slice()));
+                last.insert(Rc::new(ChangedColumns { places: places.to_vec(), keys })).clone()
+            }
+        }
     }
 
     /// The number of the table's present shape, recorded now if it is a new one.

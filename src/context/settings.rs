@@ -2,11 +2,13 @@
 //! behind a transaction pooler, and a rolled-back savepoint takes its values with it. Claims, not proof: the
 //! session's user and address are stored beside them.
 
+use std::cell::RefCell;
 use std::ffi::CString;
+use std::thread::LocalKey;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_sys};
 
-use crate::pg::datum::for_message;
+use crate::pg::datum::{bytes_datum, for_message};
 use crate::pg::settings::{TextSetting, define_text, parse_jsonb, reserve_prefix, text};
 
 static ACTOR_REF: TextSetting = GucSetting::<Option<CString>>::new(None);
@@ -84,18 +86,35 @@ pub struct Claims {
     pub context: Option<pg_sys::Datum>,
 }
 
+/// A JSON setting as last read: sessions seldom change what they claim from one transaction to the next.
+#[derive(Default)]
+struct LastJson {
+    text: CString,
+    parsed: Option<Vec<u8>>,
+}
+
+thread_local! {
+    static LAST_ACTOR_REF: RefCell<LastJson> = RefCell::default();
+    static LAST_CONTEXT: RefCell<LastJson> = RefCell::default();
+}
+
 pub fn read() -> Claims {
     let mut unparsable = serde_json::Map::new();
-    let mut json = |setting: &TextSetting, key: &str| {
+    let mut json = |setting: &TextSetting, last: &'static LocalKey<RefCell<LastJson>>, key: &str| {
         let value = text(setting)?;
-        let parsed = parse_jsonb(&value);
-        if parsed.is_none() {
-            unparsable.insert(key.into(), for_message(value.as_bytes()).into());
+        if last.with_borrow(|last| last.text != value) {
+            let parsed = parse_jsonb(&value);
+            last.set(LastJson { text: value, parsed });
         }
-        parsed
+        last.with_borrow(|last| {
+            if last.parsed.is_none() {
+                unparsable.insert(key.into(), for_message(last.text.as_bytes()).into());
+            }
+            last.parsed.as_deref().map(bytes_datum)
+        })
     };
-    let actor_ref = json(&ACTOR_REF, "invalid_actor_ref");
-    let context = json(&CONTEXT, "invalid_context");
+    let actor_ref = json(&ACTOR_REF, &LAST_ACTOR_REF, "invalid_actor_ref");
+    let context = json(&CONTEXT, &LAST_CONTEXT, "invalid_context");
     Claims {
         actor_ref,
         context: with_unparsable(context, unparsable),
@@ -115,7 +134,7 @@ fn with_unparsable(
         return context;
     }
     let text = CString::new(serde_json::Value::Object(unparsable).to_string()).expect("JSON escapes NUL");
-    let flags = parse_jsonb(&text)?;
+    let flags = bytes_datum(&parse_jsonb(&text)?);
     match context {
         Some(context) => Some(crate::pg::settings::concatenate(context, flags)),
         None => Some(flags),

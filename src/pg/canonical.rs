@@ -1,6 +1,6 @@
 //! Values through the server's own `to_jsonb`, spelt the same whatever the session has set.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 
 use pgrx::pg_sys;
@@ -21,6 +21,10 @@ struct PlainSettings {
     timezone: *mut pg_sys::pg_tz,
 }
 
+thread_local! {
+    static UTC: OnceCell<*mut pg_sys::pg_tz> = const { OnceCell::new() };
+}
+
 impl PlainSettings {
     fn enter() -> PlainSettings {
         // SAFETY: plain variables of this single-threaded backend; pg_tzset caches and never frees a zone.
@@ -33,7 +37,7 @@ impl PlainSettings {
                 quote_all_identifiers: pg_sys::quote_all_identifiers,
                 timezone: pg_sys::session_timezone,
             };
-            let utc = pg_sys::pg_tzset(c"UTC".as_ptr());
+            let utc = UTC.with(|utc| *utc.get_or_init(|| pg_sys::pg_tzset(c"UTC".as_ptr())));
             pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
             ffi::bytea_output = 1; // BYTEA_OUTPUT_HEX
@@ -93,6 +97,43 @@ fn set_locally(name: &core::ffi::CStr, value: &core::ffi::CStr) {
             0,
             false,
         );
+    }
+}
+
+/// The output function of a type, prepared.
+#[derive(Clone, Copy)]
+pub struct Output {
+    function: *mut pg_sys::FmgrInfo,
+}
+
+thread_local! {
+    /// One a type and session: plans come and go, these stay.
+    static OUTPUTS: RefCell<HashMap<pg_sys::Oid, Output>> = RefCell::new(HashMap::new());
+}
+
+impl Output {
+    pub fn for_type(type_oid: pg_sys::Oid) -> Output {
+        if let Some(prepared) = OUTPUTS.with_borrow(|all| all.get(&type_oid).copied()) {
+            return prepared;
+        }
+        let prepared = super::memory::in_session_context(|| {
+            // SAFETY: the look-up fills the function's OID; the call information is allocated in a context that is never reset.
+            unsafe {
+                let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+                pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut varlena);
+                let function: *mut pg_sys::FmgrInfo = pg_sys::palloc0(core::mem::size_of::<pg_sys::FmgrInfo>()).cast();
+                pg_sys::fmgr_info_cxt(output, function, pg_sys::TopMemoryContext);
+                Output { function }
+            }
+        });
+        OUTPUTS.with_borrow_mut(|all| all.insert(type_oid, prepared));
+        prepared
+    }
+
+    /// The value's text, in the current memory context.
+    pub fn text<'row>(&self, value: Value) -> &'row [u8] {
+        // SAFETY: an output function returns a NUL-terminated string.
+        unsafe { core::ffi::CStr::from_ptr(pg_sys::OutputFunctionCall(self.function, value.datum())).to_bytes() }
     }
 }
 

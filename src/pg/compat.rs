@@ -2,32 +2,18 @@
 
 use pgrx::pg_sys;
 
-/// Enters one tuple, already in the table, into all the table's indexes.
+/// Ends a row of insertions into one index, which some access methods have to be told since PostgreSQL 17.
 ///
 /// # Safety
-/// `relation_info` has its indexes open; `slot` holds the tuple and its TID; `estate` is live.
-pub unsafe fn insert_index_tuples(
-    relation_info: *mut pg_sys::ResultRelInfo,
-    slot: *mut pg_sys::TupleTableSlot,
-    estate: *mut pg_sys::EState,
-) {
-    let mut conflict = false;
-    // SAFETY: the caller's promises are those of ExecInsertIndexTuples; no arbiter indexes are asked for.
+/// `index` is open; `info` is what was passed to its insertions.
+pub unsafe fn finish_index_insert(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: by the caller's promise.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        pg_sys::ExecInsertIndexTuples(relation_info, slot, estate, false, false, &mut conflict, core::ptr::null_mut());
-        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-        pg_sys::ExecInsertIndexTuples(
-            relation_info,
-            slot,
-            estate,
-            false,
-            false,
-            &mut conflict,
-            core::ptr::null_mut(),
-            false,
-        );
+        pg_sys::index_insert_cleanup(index, info)
     }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    let _ = (index, info);
 }
 
 /// Whether `role` owns the relation (or is a superuser).

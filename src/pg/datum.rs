@@ -45,6 +45,14 @@ impl Value {
         self.datum.value() as i64
     }
 
+    pub fn as_f32(self) -> f32 {
+        f32::from_bits(self.datum.value() as u32)
+    }
+
+    pub fn as_f64(self) -> f64 {
+        f64::from_bits(self.datum.value() as u64)
+    }
+
     pub fn uuid(self) -> [u8; 16] {
         // SAFETY: a uuid datum points at 16 bytes.
         unsafe { *self.datum.cast_mut_ptr::<[u8; 16]>() }
@@ -60,7 +68,10 @@ impl Value {
     pub fn payload<'row>(self) -> &'row [u8] {
         // SAFETY: a varlena datum; the detoasted copy, if one is made, lives in the current memory context.
         unsafe {
-            let packed = pg_sys::pg_detoast_datum_packed(self.datum.cast_mut_ptr());
+            let stored = self.datum.cast_mut_ptr();
+            let plain =
+                varlena::varatt_is_4b_u(stored) || (varlena::varatt_is_1b(stored) && !varlena::varatt_is_1b_e(stored));
+            let packed = if plain { stored } else { pg_sys::pg_detoast_datum_packed(stored) };
             core::slice::from_raw_parts(varlena::vardata_any(packed).cast::<u8>(), varlena::varsize_any_exhdr(packed))
         }
     }
@@ -99,7 +110,7 @@ impl Value {
 ///
 /// # Safety
 /// `pointer` points at a varlena.
-unsafe fn varlena_image<'row>(pointer: *mut u8) -> &'row [u8] {
+pub unsafe fn varlena_image<'row>(pointer: *mut u8) -> &'row [u8] {
     // SAFETY: by the caller's promise.
     unsafe { core::slice::from_raw_parts(pointer, varlena::varsize_any(pointer.cast())) }
 }

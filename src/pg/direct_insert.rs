@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use super::compat;
+use super::index_insert::{OpenIndexes, Unexpected};
 use super::memory::{Arena, in_session_context};
 use super::relation::{OpenRelation, own_relation};
 use crate::error::Error;
@@ -126,7 +127,7 @@ impl TableWriter {
                 while end < count && leaf.as_ref().is_none_or(|leaf| leaf_of(&parent, key(end)) == leaf.oid()) {
                     end += 1;
                 }
-                self.insert_into(leaf_ref, first..end, &mut fill);
+                self.insert_into(leaf_ref, first..end, &mut fill)?;
                 first = end;
             }
             Ok(())
@@ -168,7 +169,11 @@ impl TableWriter {
         table: &OpenRelation,
         rows: std::ops::Range<usize>,
         fill: &mut impl FnMut(usize, &mut RowSink),
-    ) {
+    ) -> Result<(), Error> {
+        let indexes = OpenIndexes::open(table).map_err(|Unexpected| Error::StorageChanged {
+            relation: self.name.to_string_lossy().into_owned(),
+            detail: "An index of it is partial or on an expression.".into(),
+        })?;
         let count = rows.len();
         self.make_slots(table, count);
         let mut slots = self.slots.borrow_mut();
@@ -184,12 +189,6 @@ impl TableWriter {
                 pg_sys::ExecStoreVirtualTuple(slot);
                 (*slot).tts_tableOid = (*table.as_ptr()).rd_id;
             }
-            let estate = pg_sys::CreateExecutorState();
-            let info: *mut pg_sys::ResultRelInfo =
-                pg_sys::palloc0(core::mem::size_of::<pg_sys::ResultRelInfo>()).cast();
-            (*info).type_ = pg_sys::NodeTag::T_ResultRelInfo;
-            pg_sys::InitResultRelInfo(info, table.as_ptr(), 0, core::ptr::null_mut(), 0);
-            pg_sys::ExecOpenIndices(info, false);
             pg_sys::heap_multi_insert(
                 table.as_ptr(),
                 slots.as_mut_ptr(),
@@ -198,17 +197,12 @@ impl TableWriter {
                 0,
                 core::ptr::null_mut(),
             );
-            if (*info).ri_NumIndices > 0 {
-                for slot in &slots[..count] {
-                    compat::insert_index_tuples(info, *slot, estate);
-                }
-            }
-            pg_sys::ExecCloseIndices(info);
-            pg_sys::FreeExecutorState(estate);
+            indexes.insert(&slots[..count]);
             for slot in &slots[..count] {
                 pg_sys::ExecClearTuple(*slot);
             }
         }
+        Ok(())
     }
 
     /// Slots are kept for the life of the session, with a descriptor of their own.

@@ -18,6 +18,9 @@ mod server {
 }
 
 unsafe extern "C" {
+    /// common/shortest_dec.h: neither raises an error nor allocates.
+    pub fn double_to_shortest_decimal_bufn(value: f64, result: *mut core::ffi::c_char) -> core::ffi::c_int;
+    pub fn float_to_shortest_decimal_bufn(value: f32, result: *mut core::ffi::c_char) -> core::ffi::c_int;
     /// utils/bytea.h
     #[allow(non_upper_case_globals)]
     pub static mut bytea_output: core::ffi::c_int;

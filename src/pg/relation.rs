@@ -1,5 +1,6 @@
 //! Relations: opening, naming, columns, partition trees.
 
+use std::cell::RefCell;
 use std::ptr::NonNull;
 
 use pgrx::pg_sys;
@@ -86,6 +87,28 @@ pub struct Row {
     nulls: Vec<bool>,
 }
 
+/// The allocations of a row that is gone.
+type Emptied = (Vec<pg_sys::Datum>, Vec<bool>);
+
+thread_local! {
+    /// A row is taken apart for every change, so its allocations are used again.
+    static EMPTIED: RefCell<Vec<Emptied>> = const { RefCell::new(Vec::new()) };
+}
+
+/// More rows than this are seldom apart at once.
+const KEPT_EMPTY: usize = 4;
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        let kept = (std::mem::take(&mut self.values), std::mem::take(&mut self.nulls));
+        EMPTIED.with_borrow_mut(|emptied| {
+            if emptied.len() < KEPT_EMPTY {
+                emptied.push(kept);
+            }
+        });
+    }
+}
+
 impl Row {
     /// # Safety
     /// `tuple` is a row of the type `desc` and outlives the `Row`.
@@ -93,7 +116,12 @@ impl Row {
         // SAFETY: heap_deform_tuple fills natts entries of each array.
         unsafe {
             let count = (*desc).natts as usize;
-            let mut row = Row { values: Vec::with_capacity(count), nulls: Vec::with_capacity(count) };
+            let (mut values, mut nulls) = EMPTIED.with_borrow_mut(Vec::pop).unwrap_or_default();
+            values.clear();
+            nulls.clear();
+            values.reserve(count);
+            nulls.reserve(count);
+            let mut row = Row { values, nulls };
             pg_sys::heap_deform_tuple(tuple, desc, row.values.as_mut_ptr(), row.nulls.as_mut_ptr());
             row.values.set_len(count);
             row.nulls.set_len(count);

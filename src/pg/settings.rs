@@ -1,10 +1,12 @@
 //! Our settings (`SET threadline.…`).
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 use super::compat;
+use super::datum::bytes_datum;
 
 /// A setting that holds text; empty means not set.
 pub type TextSetting = GucSetting<Option<CString>>;
@@ -35,10 +37,24 @@ pub fn application_name() -> Option<CString> {
     (!value.is_empty()).then_some(value)
 }
 
+thread_local! {
+    static CLIENT_ADDRESS: OnceCell<Option<Vec<u8>>> = const { OnceCell::new() };
+}
+
 /// The client's address as an inet in the current memory context; None over a Unix socket.
 pub fn client_address() -> Option<pg_sys::Datum> {
-    // SAFETY: inet_client_addr takes no argument, reads the session's port and returns an inet or NULL.
-    unsafe { pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[]) }
+    // Asked for once: it stays while the session lasts, and the server parses its text anew each time.
+    CLIENT_ADDRESS.with(|address| {
+        let image = address.get_or_init(|| {
+            // SAFETY: inet_client_addr takes no argument, reads the session's port and returns an inet, which is a
+            // varlena, or NULL.
+            unsafe {
+                let inet = pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[])?;
+                Some(super::datum::varlena_image(inet.cast_mut_ptr()).to_vec())
+            }
+        });
+        image.as_deref().map(bytes_datum)
+    })
 }
 
 /// Whether the library is being loaded by pg_upgrade, when nothing of ours may run.
@@ -47,20 +63,24 @@ pub fn is_binary_upgrade() -> bool {
     unsafe { pg_sys::IsBinaryUpgrade }
 }
 
-/// `text` as jsonb in the current memory context, or None when it is not JSON that jsonb can hold.
-pub fn parse_jsonb(text: &CStr) -> Option<pg_sys::Datum> {
+/// `text` as the bytes of a jsonb, or None when it is not JSON that jsonb can hold.
+pub fn parse_jsonb(text: &CStr) -> Option<Vec<u8>> {
     use pgrx::PgSqlErrorCode as Code;
     // jsonb_in allocates and raises, and holds nothing else: catching its error needs no subtransaction.
     let text = std::panic::AssertUnwindSafe(text);
     let refuse = || None;
-    pgrx::PgTryBuilder::new(move || Some(super::types::parse(*text, pg_sys::JSONBOID, -1).datum()))
-        .catch_when(Code::ERRCODE_INVALID_TEXT_REPRESENTATION, move |_| refuse())
-        .catch_when(Code::ERRCODE_UNTRANSLATABLE_CHARACTER, move |_| refuse())
-        .catch_when(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, move |_| refuse())
-        .catch_when(Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, move |_| refuse())
-        .catch_when(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, move |_| refuse())
-        .catch_when(Code::ERRCODE_STATEMENT_TOO_COMPLEX, move |_| refuse())
-        .execute()
+    pgrx::PgTryBuilder::new(move || {
+        let parsed = super::types::parse(*text, pg_sys::JSONBOID, -1).datum();
+        // SAFETY: a jsonb is a varlena.
+        Some(unsafe { super::datum::varlena_image(parsed.cast_mut_ptr()) }.to_vec())
+    })
+    .catch_when(Code::ERRCODE_INVALID_TEXT_REPRESENTATION, move |_| refuse())
+    .catch_when(Code::ERRCODE_UNTRANSLATABLE_CHARACTER, move |_| refuse())
+    .catch_when(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, move |_| refuse())
+    .catch_when(Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, move |_| refuse())
+    .catch_when(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, move |_| refuse())
+    .catch_when(Code::ERRCODE_STATEMENT_TOO_COMPLEX, move |_| refuse())
+    .execute()
 }
 
 /// Two jsonb values joined, the second winning where both have a key.

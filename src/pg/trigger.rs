@@ -44,12 +44,6 @@ impl<'call> TriggerCall<'call> {
         }
     }
 
-    pub fn is_after_statement(&self) -> bool {
-        let event = self.data.tg_event;
-        event & pg_sys::TRIGGER_EVENT_ROW == 0
-            && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
-    }
-
     pub fn is_before_truncate(&self) -> bool {
         let event = self.data.tg_event;
         event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_TRUNCATE

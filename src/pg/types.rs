@@ -1,8 +1,10 @@
 //! Questions about data types, and values in and out of their text form.
 
+use std::cell::RefCell;
+
 use pgrx::pg_sys;
 
-use super::datum::{Value, take_cstring};
+use super::datum::{Storage, Value, take_cstring};
 
 /// The base type under any domains.
 pub fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
@@ -51,6 +53,101 @@ pub fn needs_all_settings(type_oid: pg_sys::Oid) -> bool {
         )
 }
 
+/// Whether a value's text is the same under all settings.
+pub fn text_is_fixed(type_oid: pg_sys::Oid) -> bool {
+    let base = base_type(type_oid);
+    // SAFETY: catalog look-up.
+    matches!(
+        base,
+        pg_sys::CHAROID
+            | pg_sys::OIDOID
+            | pg_sys::TIDOID
+            | pg_sys::XIDOID
+            | pg_sys::XID8OID
+            | pg_sys::CIDOID
+            | pg_sys::INETOID
+            | pg_sys::CIDROID
+            | pg_sys::MACADDROID
+            | pg_sys::MACADDR8OID
+            | pg_sys::BITOID
+            | pg_sys::VARBITOID
+            | pg_sys::TSVECTOROID
+            | pg_sys::PG_LSNOID
+    ) || unsafe { pg_sys::type_is_enum(base) }
+}
+
+/// How to_jsonb() treats the values of a type that it does not know by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonForm {
+    /// An array of elements of the type.
+    Array(pg_sys::Oid),
+    /// The value's text as a string.
+    Text,
+    /// An object, or whatever the type's cast to json makes of it.
+    Special,
+}
+
+/// What the server's json_categorize_type (utils/adt/jsonfuncs.c) decides.
+pub fn json_form(base: pg_sys::Oid) -> JsonForm {
+    // SAFETY: catalog look-ups; the function's OID is written, not read.
+    unsafe {
+        let element = pg_sys::get_element_type(base);
+        if element != pg_sys::InvalidOid {
+            return JsonForm::Array(element);
+        }
+        if pg_sys::type_is_rowtype(base) {
+            return JsonForm::Special;
+        }
+        if base.to_u32() < pg_sys::FirstNormalObjectId {
+            return JsonForm::Text;
+        }
+        let mut function = pg_sys::InvalidOid;
+        let explicit = pg_sys::CoercionContext::COERCION_EXPLICIT;
+        match pg_sys::find_coercion_pathway(pg_sys::JSONOID, base, explicit, &mut function) {
+            pg_sys::CoercionPathType::COERCION_PATH_FUNC => JsonForm::Special,
+            _ => JsonForm::Text,
+        }
+    }
+}
+
+/// An array's values in storage order, and how many there are in each dimension; none for an empty array.
+pub fn array_values(
+    array: Value,
+    element: pg_sys::Oid,
+    storage: Storage,
+    align: i8,
+) -> (Vec<usize>, Vec<Option<Value>>) {
+    // SAFETY: the array is of the element type that storage and alignment belong to; deconstruct_array allocates its
+    // results in the current context.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(array.datum().cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let dimensions = (*array).ndim as usize;
+        let lengths = array.add(1).cast::<core::ffi::c_int>();
+        let lengths = (0..dimensions).map(|at| *lengths.add(at) as usize).collect();
+        let (mut datums, mut nulls, mut count) = (core::ptr::null_mut(), core::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            storage.len.into(),
+            storage.by_value,
+            align as core::ffi::c_char,
+            &mut datums,
+            &mut nulls,
+            &mut count,
+        );
+        let value = |at: usize| (!*nulls.add(at)).then(|| Value::new(*datums.add(at)));
+        (lengths, (0..count as usize).map(value).collect())
+    }
+}
+
+/// How a type's values are stored, with their alignment (`pg_type.typalign`).
+pub fn storage_of(type_oid: pg_sys::Oid) -> (Storage, i8) {
+    let (mut len, mut by_value, mut align) = (0, false, 0);
+    // SAFETY: catalog look-up that fills the three.
+    unsafe { pg_sys::get_typlenbyvalalign(type_oid, &mut len, &mut by_value, &mut align) };
+    (Storage { len, by_value }, align as i8)
+}
+
 /// Parses a value from its text form; what does not parse is the server's own error.
 pub fn parse(text: &core::ffi::CStr, type_oid: pg_sys::Oid, modifier: i32) -> Value {
     // SAFETY: the input function of the type is given a C string, its own I/O parameter and the modifier.
@@ -82,6 +179,20 @@ pub fn jsonb_text(value: Value) -> Vec<u8> {
     unsafe { take_cstring(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), value.datum())) }
 }
 
+/// A float as the server prints it with extra_float_digits above 0: the fewest digits that read back the same.
+pub fn float_text(value: f64, buffer: &mut [u8; 32]) -> &[u8] {
+    // SAFETY: the function writes at most 25 bytes (DOUBLE_SHORTEST_DECIMAL_LEN) and says how many.
+    let length = unsafe { super::ffi::double_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
+    &buffer[..length as usize]
+}
+
+/// As `float_text`, for a real.
+pub fn real_text(value: f32, buffer: &mut [u8; 32]) -> &[u8] {
+    // SAFETY: the function writes at most 16 bytes (FLOAT_SHORTEST_DECIMAL_LEN) and says how many.
+    let length = unsafe { super::ffi::float_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
+    &buffer[..length as usize]
+}
+
 /// Date, timestamp or timestamptz in the ISO form jsonb uses; timestamptz in UTC.
 pub fn iso_datetime(value: Value, type_oid: pg_sys::Oid, out: &mut Vec<u8>) {
     let mut buffer = [0 as core::ffi::c_char; pg_sys::MAXDATELEN as usize + 1];
@@ -100,13 +211,22 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+thread_local! {
+    /// Random bytes fetched and not yet given out: a fetch costs a system call, whatever its size.
+    static RANDOM: RefCell<Vec<[u8; 8]>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Bytes that cannot be guessed.
-pub fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0u8; N];
-    // SAFETY: fills N bytes of the array.
-    let filled = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), N) };
-    if !filled {
+pub fn random_bytes() -> [u8; 8] {
+    if let Some(bytes) = RANDOM.with_borrow_mut(Vec::pop) {
+        return bytes;
+    }
+    let mut fetched = [[0u8; 8]; 32];
+    // SAFETY: fills as many bytes as the array has.
+    if !unsafe { pg_sys::pg_strong_random(fetched.as_mut_ptr().cast(), core::mem::size_of_val(&fetched)) } {
         pgrx::error!("could not generate random values");
     }
-    bytes
+    let (first, rest) = (fetched[0], &fetched[1..]);
+    RANDOM.with_borrow_mut(|random| random.extend_from_slice(rest));
+    first
 }

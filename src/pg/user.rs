@@ -13,6 +13,24 @@ pub fn owns(relid: pg_sys::Oid) -> bool {
     compat::owns_relation(relid, unsafe { pg_sys::GetUserId() })
 }
 
+/// Whether the current role may SELECT from the relation.
+pub fn may_select(relid: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up; the relation exists.
+    unsafe {
+        let mode = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+        pg_sys::pg_class_aclcheck(relid, pg_sys::GetUserId(), mode) == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Whether the current role may read every row of the relation.
+pub fn may_read(relid: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up; InvalidOid stands for the current role.
+    super::relation::exists(relid)
+        && may_select(relid)
+        && unsafe { pg_sys::check_enable_rls(relid, pg_sys::InvalidOid, true) }
+            != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+}
+
 /// The role the session logged in as (or SET SESSION AUTHORIZATION to).
 pub fn session_user() -> pg_sys::Oid {
     // SAFETY: reads the session state.

@@ -21,8 +21,18 @@ pub enum TransactionEvent {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubTransactionEvent {
-    Committed { id: u32, parent: u32 },
-    Aborted { id: u32 },
+    /// The current one is about to commit into its parent.
+    PreCommit {
+        id: u32,
+        parent: u32,
+    },
+    Committed {
+        id: u32,
+        parent: u32,
+    },
+    Aborted {
+        id: u32,
+    },
 }
 
 type Handlers = (fn(TransactionEvent), fn(SubTransactionEvent), fn(Option<pg_sys::Oid>));
@@ -74,6 +84,7 @@ unsafe extern "C-unwind" fn subtransaction_callback(
     _arg: *mut core::ffi::c_void,
 ) {
     let event = match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_PRE_COMMIT_SUB => SubTransactionEvent::PreCommit { id, parent },
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => SubTransactionEvent::Committed { id, parent },
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => SubTransactionEvent::Aborted { id },
         _ => return,
@@ -153,6 +164,12 @@ pub fn active_snapshot() -> Option<Vec<u8>> {
         pg_sys::pfree(pointer.cast());
         Some(image)
     }
+}
+
+/// The first command whose effects the active snapshot does not show; without a snapshot it shows all.
+pub fn snapshot_command() -> u32 {
+    // SAFETY: the active snapshot is checked to exist.
+    unsafe { if pg_sys::ActiveSnapshotSet() { (*pg_sys::GetActiveSnapshot()).curcid } else { u32::MAX } }
 }
 
 /// Runs `work` with a snapshot pushed, as transaction callbacks have none.

@@ -1,257 +1,235 @@
 #!/usr/bin/env python3
-"""What capture costs: no trigger, ours, and a generic PL/pgSQL audit trigger, interleaved in one run.
+"""What capture costs, beside no trigger and the other systems of its kind, interleaved in one run.
 
-Needs a running server (PGHOST, PGPORT, PGUSER, a superuser) and PGBIN; `make bench` sets them. Only differences and
-ratios within one run mean anything. Prints Markdown; exits 1 when a system did not record every change it was given.
+Every system has its own database with the same tables (sql/tables.sql), made afresh from a template for every round, so
+that rounds are alike: empty logs, sequences at their start. In a round each workload runs on all systems, one after
+the other, in an order that turns with the round; figures are medians over rounds. The workloads are in workloads.py,
+large_log.py and memory.py, the systems in systems.py; what has to be fetched goes below target/bench, and a system
+that cannot be had is listed as skipped, with the reason. Only differences and ratios within one run mean anything.
+
+Needs a server of its own (PGHOST, PGPORT, PGUSER a superuser, PGBIN, PG_CONFIG) whose settings it changes: `make bench`
+makes one. Prints Markdown, or writes it to --out FILE with the samples beside it as FILE's name in .json.
+Exits 1 when a change was not recorded. It is no test: it judges targets, and a noisy machine may miss them.
 """
 
 import argparse
-import os
-import re
-import statistics
-import subprocess
+import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-DATABASE = "threadline_bench"
-SYSTEMS = ("none", "ours", "plpgsql")
-TABLES = ("acct", "wide")
-STATEMENTS = ("INSERT", "UPDATE", "DELETE", "COPY")
+import large_log
+import memory
+import report
+from server import HERE, PREFIX, Failed, about_machine, configure, create_database, drop_databases, pgbench_tables, psql, restart
+from systems import SYSTEMS
+from workloads import WORKLOADS, Place, check, records_causes
 
-# Row values from the row's number, the same for a statement, COPY and one-row transactions.
-VALUES = {
-    "acct": "g, g % 10, g * 7 % 100000, repeat('x', 60)",
-    "wide": (
-        "g, g * 3, (g % 100)::smallint, g / 7.0, (g % 1000)::numeric(12,2), g / 3.0::float8, 'name ' || g, 'street ' || g % 500, "
-        "'city', repeat('note ', g % 12), g % 2 = 0, timestamptz '2024-01-01' + g * interval '1 minute', date '2024-01-01' + g % 365, "
-        "md5(g::text)::uuid, jsonb_build_object('k', g, 'tags', jsonb_build_array('a', g % 5)), ARRAY[g % 3, g % 4], 'open', NULL, NULL, 'end'"
-    ),
+PARTS = ("rounds", "memory", "large-log")
+QUICK = {
+    "rows": 1000, "count": 200, "rounds": 1, "seconds": 0, "scale": 1, "toast_rows": 20, "memory_rows": 20_000, "leak_statements": 3000, "large_factor": 2,
 }
-CHANGES = {
-    "acct": "abalance = abalance + 1",
-    "wide": "c4 = c4 + 1, c17 = 'closed', c12 = c12 + interval '1 hour'",
-}
-KEY = {"acct": "aid", "wide": "id"}
-CONTEXT = """
-SET synchronous_commit = off;
-SET threadline.actor_ref = '{"type": "service_account", "id": "bench"}';
-SET threadline.correlation_id = 'bench-correlation';
-"""
+
+# Nothing in the background but what a system starts itself; a checkpoint only where one is asked for.
+SETTINGS = {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "16GB", "jit": "off"}
 
 
-def program(name):
-    path = Path(os.environ["PGBIN"]) / name
-    return str(path) if path.exists() else name
+class Run:
+    """What one run found."""
+
+    def __init__(self, options):
+        self.options = options
+        self.systems = []
+        self.samples = {}  # {(workload, table, statement): {system: [sample, …]}}
+        self.skipped = {}  # {system: reason}
+        self.failed = {}  # {(workload, system): reason}
+        self.wrong = []
+        self.log_sizes = {}
+        self.memory = {}
+        self.leak = {}
+        self.causes_recorded = False
+
+    def add(self, workload, table, statement, system, sample):
+        self.samples.setdefault((workload, table, statement), {}).setdefault(system, []).append(sample)
+
+    def turned(self, round_number):
+        start = round_number % len(self.systems)
+        return self.systems[start:] + self.systems[:start]
+
+    def place(self, system, folder, round_number):
+        return Place(f"{PREFIX}{system.name}", system, self.options, folder, 1000 + round_number)
 
 
-def psql(sql, database=DATABASE):
-    """Runs a script; its unaligned output lines."""
-    done = subprocess.run(
-        [program("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database],
-        input=sql, capture_output=True, text=True,
-    )
-    if done.returncode != 0:
-        sys.exit(f"psql: {done.stderr}")
-    return done.stdout.splitlines()
+def say(text):
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def setup():
-    psql(f"DROP DATABASE IF EXISTS {DATABASE}", "postgres")
-    psql(f"CREATE DATABASE {DATABASE} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'", "postgres")
-    psql((HERE / "setup.sql").read_text())
+def template(system):
+    return f"{PREFIX}template_{system.name}"
 
 
-def log_size(system):
-    """SQL of (heap with toast, indexes) in bytes of what the system keeps."""
-    schema = {"none": "nothing", "ours": "threadline", "plpgsql": "plpgsql_log"}[system]
-    return (
-        "SELECT 'SIZE', coalesce(sum(pg_table_size(c.oid)), 0), coalesce(sum(pg_indexes_size(c.oid)), 0) FROM pg_class c "
-        f"JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = '{schema}' AND c.relkind = 'r';"
-    )
+def make_templates(run):
+    drop_databases()
+    base = f"{PREFIX}tables"
+    create_database(base)
+    pgbench_tables(base, run.options.scale)
+    psql((HERE / "sql/tables.sql").read_text(), base, "-v", f"toast_rows={run.options.toast_rows}")
+    psql("VACUUM FREEZE ANALYZE", base)
+    say("tables made")
+    for system in SYSTEMS:
+        if run.options.systems and system.name not in run.options.systems and system.kind != "none":
+            continue
+        create_database(template(system), base)
+        try:
+            if system.setup:
+                system.setup(template(system))
+            run.systems.append(system)
+        except Failed as failure:
+            if system.name == "ours":
+                raise
+            run.skipped[system.name] = str(failure)
+            say(f"{system.name} is skipped: {failure}")
 
 
-def bulk_script(system, table, rows, data):
-    target, key = f"{system}.{table}", KEY[table]
-    statements = {
-        "INSERT": f"INSERT INTO {target} SELECT {VALUES[table]} FROM generate_series(1, {rows}) g;",
-        "UPDATE": f"UPDATE {target} SET {CHANGES[table]};",
-        "DELETE": f"DELETE FROM {target};",
-        "COPY": f"\\copy {target} FROM '{data}'",
-    }
-    parts = [CONTEXT]
-    for name in STATEMENTS:
-        lsn = "SELECT 'LSN', pg_current_wal_insert_lsn() - '0/0';"
-        parts += [f"VACUUM {target};", f"\\echo AT {name}", log_size(system), lsn, "\\timing on", statements[name], "\\timing off", lsn, log_size(system)]
-    parts += [f"DELETE FROM {target} WHERE {key} > 0;", f"VACUUM {target};"]
-    return "\n".join(parts)
+def fresh(system):
+    create_database(f"{PREFIX}{system.name}", template(system))
 
 
-def run_bulk(system, table, rows, data):
-    """Per statement: µs, WAL bytes, heap bytes, index bytes, each per row."""
-    found, name, sizes, lsns = {}, None, [], []
-    for line in psql(bulk_script(system, table, rows, data)):
-        if line.startswith("AT "):
-            name, sizes, lsns = line[3:], [], []
-        elif line.startswith("Time: "):
-            found[name] = {"us": float(line.split()[1]) * 1000 / rows}
-        elif line.startswith("LSN|"):
-            lsns.append(int(line.split("|")[1]))
-        elif line.startswith("SIZE|"):
-            sizes.append([int(part) for part in line.split("|")[1:]])
-            if len(sizes) == 2:
-                found[name]["wal"] = (lsns[1] - lsns[0]) / rows
-                found[name]["heap"] = (sizes[1][0] - sizes[0][0]) / rows
-                found[name]["index"] = (sizes[1][1] - sizes[0][1]) / rows
-    return found
+def workload_on(run, workload, place):
+    """Runs it once; a peer that fails is left out of it from then on."""
+    system = place.system.name
+    if (workload, system) in run.failed:
+        return
+    try:
+        for table, statement, sample in WORKLOADS[workload](place):
+            run.add(workload, table, statement, system, sample)
+    except Failed as failure:
+        if place.system.kind != "peer":
+            raise
+        run.failed[workload, system] = str(failure)
+        place.broken = True
+        say(f"{system} fails in {workload}: {failure}")
 
 
-def pgbench(script, *options):
-    done = subprocess.run(
-        [program("pgbench"), "-n", "-M", "prepared", "-f", str(script), *options, DATABASE],
-        capture_output=True, text=True,
-        env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off -c threadline.correlation_id=bench"},
-    )
-    tps = re.search(r"^tps = ([0-9.]+)", done.stdout, re.M)
-    ran = re.search(r"actually processed: (\d+)", done.stdout)
-    if done.returncode != 0 or not tps or not ran:
-        sys.exit(f"pgbench: {done.stderr}")
-    return float(tps.group(1)), int(ran.group(1))
+def run_rounds(run, folder):
+    for round_number in range(run.options.rounds):
+        places = []
+        for system in run.turned(round_number):
+            fresh(system)
+            places.append(run.place(system, folder, round_number))
+        for workload in run.options.workloads or WORKLOADS:
+            for place in places:
+                workload_on(run, workload, place)
+            say(f"round {round_number + 1} of {run.options.rounds}: {workload} done")
+        for place in places:
+            # A workload that failed in the middle leaves changes uncounted.
+            if not place.broken:
+                run.wrong += check(place)
+            if place.system.name == "ours" and "cause" in (run.options.workloads or WORKLOADS):
+                run.causes_recorded = records_causes(place.database)
 
 
-def one_row_scripts(folder, system, table):
-    target, key = f"{system}.{table}", KEY[table]
-    values = re.sub(r"\bg\b", ":id::int", VALUES[table])
-    bodies = {
-        "INSERT": f"INSERT INTO {target} VALUES ({values});",
-        "UPDATE": f"UPDATE {target} SET {CHANGES[table]} WHERE {key} = :id;",
-        "DELETE": f"DELETE FROM {target} WHERE {key} = :id;",
-    }
-    paths = {}
-    for name, body in bodies.items():
-        paths[name] = folder / f"{system}_{table}_{name}.sql"
-        paths[name].write_text(f"\\set id :id + 1\n{body}\n")
-    return paths
+def run_memory(run, folder):
+    for system in run.systems:
+        if system.kind == "peer":
+            continue
+        fresh(system)
+        place = run.place(system, folder, 0)
+        try:
+            run.leak[system.name] = memory.many_statements(place)
+            if system.kind != "none":
+                run.memory[system.name] = memory.large_statement(place)
+        except Failed as failure:
+            run.failed["memory", system.name] = str(failure)
+        # Its log is the largest of all.
+        psql(f'DROP DATABASE "{place.database}"')
+    say("memory done")
 
 
-def run_one_row(folder, system, table, count):
-    """µs per transaction of one row."""
-    found = {}
-    for name, path in one_row_scripts(folder, system, table).items():
-        tps, _ = pgbench(path, "-c", "1", "-t", str(count), "-D", "id=0")
-        found[name] = {"us": 1e6 / tps}
-    return found
+def run_large_log(run, folder):
+    places = []
+    for system in run.systems:
+        fresh(system)
+        place = run.place(system, folder, 0)
+        rows, size = large_log.preload(place)
+        run.log_sizes[system.name] = size
+        places.append(place)
+        say(f"{system.name}: log of {size / 2**20:.0f} MB preloaded with {rows} rows of each table")
+    for round_number in range(run.options.rounds):
+        start = round_number % len(places)
+        for place in places[start:] + places[:start]:
+            for table, statement, sample in large_log.run(place, round_number):
+                run.add("large log", table, statement, place.system.name, sample)
+    say("large log done")
 
 
-def run_clients(folder, system, rows, seconds):
-    psql(f"{CONTEXT} INSERT INTO {system}.acct SELECT {VALUES['acct']} FROM generate_series(1, {rows}) g; VACUUM ANALYZE {system}.acct;")
-    path = folder / f"{system}_clients.sql"
-    path.write_text(f"\\set id random(1, {rows})\nUPDATE {system}.acct SET {CHANGES['acct']} WHERE aid = :id;\n")
-    tps, ran = pgbench(path, "-c", "8", "-j", "2", "-T", str(seconds))
-    psql(f"{CONTEXT} DELETE FROM {system}.acct; VACUUM {system}.acct;")
-    return tps, ran + 2 * rows
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of a bulk statement")
+    parser.add_argument("--count", type=int, default=20_000, help="one-row transactions of a run (a fifth with synchronous_commit)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="length of a run with 8 clients; 0: --count transactions")
+    parser.add_argument("--scale", type=int, default=10, help="pgbench's scale factor for TPC-B")
+    parser.add_argument("--toast-rows", type=int, default=200, help="rows with a text of 48 KB")
+    parser.add_argument("--memory-rows", type=int, default=1_000_000, help="rows of the statement whose memory is measured")
+    parser.add_argument("--leak-statements", type=int, default=100_000, help="statements of the session that is watched for leaks")
+    parser.add_argument("--large-factor", type=int, default=4, help="size of the large log in shared_buffers")
+    parser.add_argument("--systems", type=lambda text: text.split(","), help="only these, and none: " + ",".join(s.name for s in SYSTEMS))
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=PARTS, help="only these: " + ",".join(PARTS))
+    parser.add_argument("--workloads", type=lambda text: text.split(","), help="only these of the rounds: " + " / ".join(WORKLOADS))
+    parser.add_argument("--cluster", help="the server is this cluster of tests/tools/cluster, to be restarted for its settings")
+    parser.add_argument("--out", type=Path, help="file for the Markdown; the samples go beside it as .json")
+    parser.add_argument("--quick", action="store_true", help="everything tiny, to check this program: the figures mean nothing")
+    options = parser.parse_args()
+    if options.quick:
+        vars(options).update(QUICK)
+    unknown = set(options.systems or ()) - {s.name for s in SYSTEMS} | set(options.workloads or ()) - set(WORKLOADS) | set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return options
 
 
-def recorded(system, table):
-    source = {
-        "ours": f"threadline.audit_changes WHERE table_schema = 'ours' AND table_name = '{table}'",
-        "plpgsql": f"plpgsql_log.audit_changes WHERE table_name = '{table}'",
-    }[system]
-    return int(psql(f"SELECT count(*) FROM {source}")[0])
-
-
-def median(samples, key):
-    return statistics.median(sample[key] for sample in samples)
-
-
-def report_costs(title, results, with_bytes):
-    """`results[system][table][statement]` is a list of samples."""
-    print(f"\n### {title}\n")
-    head = ["table", "statement", "none µs", "ours µs", "plpgsql µs", "ours +µs", "plpgsql +µs", "ours ×", "plpgsql ×"]
-    if with_bytes:
-        head += ["ours WAL +B", "plpgsql WAL +B", "ours heap+index B", "plpgsql heap+index B"]
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    ratios = {"ours": [], "plpgsql": []}
-    for table in TABLES:
-        for statement in STATEMENTS:
-            cell = {system: results[system][table].get(statement) for system in SYSTEMS}
-            if not cell["none"]:
-                continue
-            us = {system: median(cell[system], "us") for system in SYSTEMS}
-            row = [table, statement] + [f"{us[s]:.2f}" for s in SYSTEMS]
-            row += [f"{us[s] - us['none']:+.2f}" for s in SYSTEMS[1:]]
-            row += [f"{us[s] / us['none']:.2f}" for s in SYSTEMS[1:]]
-            for system in SYSTEMS[1:]:
-                ratios[system].append(us[system] / us["none"])
-            if with_bytes:
-                row += [f"{median(cell[s], 'wal') - median(cell['none'], 'wal'):.0f}" for s in SYSTEMS[1:]]
-                row += [f"{median(cell[s], 'heap'):.0f}+{median(cell[s], 'index'):.0f}" for s in SYSTEMS[1:]]
-            print("| " + " | ".join(row) + " |")
-    print(f"\nGeometric mean against no trigger: ours {statistics.geometric_mean(ratios['ours']):.2f}×, "
-          f"plpgsql {statistics.geometric_mean(ratios['plpgsql']):.2f}×")
+def measure(run):
+    options = run.options
+    configure(**SETTINGS)
+    if options.cluster:
+        buffers = min(1024, max(128, about_machine()[1] // 4))
+        restart(options.cluster, wal_level="replica", shared_buffers=f"{buffers}MB")
+    make_templates(run)
+    run.server = report.describe_server()
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
+        if "rounds" in options.parts:
+            run_rounds(run, Path(name))
+        if "memory" in options.parts:
+            run_memory(run, Path(name))
+        if "large-log" in options.parts:
+            if options.cluster:
+                restart(options.cluster, shared_buffers="4MB" if options.quick else "64MB")
+            run_large_log(run, Path(name))
+    drop_databases()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=100_000, help="rows of a bulk statement")
-    parser.add_argument("--count", type=int, default=20_000, help="one-row transactions of a run")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="length of a run with 8 clients")
-    options = parser.parse_args()
-
-    setup()
-    bulk = {s: {t: {} for t in TABLES} for s in SYSTEMS}
-    one_row = {s: {t: {} for t in TABLES} for s in SYSTEMS}
-    clients = {s: [] for s in SYSTEMS}
-    expected = {(s, t): 0 for s in SYSTEMS for t in TABLES}
-    with tempfile.TemporaryDirectory(prefix="threadline_bench_") as name:
-        folder = Path(name)
-        # Round 0 warms up: pages, plans, the first extents of the logs. It is checked but not reported.
-        for number in range(options.rounds + 1):
-            rows, count = (options.rows, options.count) if number > 0 else (options.rows // 10 + 1, options.count // 10 + 1)
-            for table in TABLES:
-                lines = psql(f"COPY (SELECT {VALUES[table]} FROM generate_series(1, {rows}) g) TO STDOUT")
-                (folder / table).write_text("\n".join(lines) + "\n")
-            order = [SYSTEMS[(number + i) % len(SYSTEMS)] for i in range(len(SYSTEMS))]
-            for table in TABLES:
-                for system in order:
-                    for statement, sample in run_bulk(system, table, rows, folder / table).items():
-                        if number > 0:
-                            bulk[system][table].setdefault(statement, []).append(sample)
-                    # INSERT, UPDATE, DELETE, COPY, and the DELETE that tidies up.
-                    expected[system, table] += 5 * rows
-                for system in order:
-                    for statement, sample in run_one_row(folder, system, table, count).items():
-                        if number > 0:
-                            one_row[system][table].setdefault(statement, []).append(sample)
-                    expected[system, table] += 3 * count
-            for system in order:
-                tps, changes = run_clients(folder, system, rows, options.seconds)
-                expected[system, "acct"] += changes
-                if number > 0:
-                    clients[system].append({"tps": tps})
-            print(f"round {number} of {options.rounds} done", file=sys.stderr)
-
-    print(f"# Cost of capture\n\n{psql('SELECT version()')[0]}\n")
-    print(f"{options.rows} rows a statement, {options.count} one-row transactions a run, medians of {options.rounds} interleaved rounds, synchronous_commit off.")
-    report_costs("Statements, per row", bulk, with_bytes=True)
-    report_costs("One-row transactions, per transaction", one_row, with_bytes=False)
-    print("\n### 8 clients, one-row UPDATE\n\n| system | tx/s | of no trigger |\n|---|---|---|")
-    none = median(clients["none"], "tps")
-    for system in SYSTEMS:
-        print(f"| {system} | {median(clients[system], 'tps'):.0f} | {median(clients[system], 'tps') / none:.2f} |")
-
-    wrong = []
-    for system in SYSTEMS[1:]:
-        for table in TABLES:
-            found = recorded(system, table)
-            if found != expected[system, table]:
-                wrong.append(f"{system}.{table}: {expected[system, table]} changes made, {found} recorded")
-    print("\nEvery change was recorded." if not wrong else "\nNOT EVERY CHANGE WAS RECORDED: " + "; ".join(wrong))
-    psql(f"DROP DATABASE {DATABASE}", "postgres")
-    sys.exit(1 if wrong else 0)
+    options = parse()
+    run = Run(options)
+    try:
+        try:
+            measure(run)
+        finally:
+            configure(**dict.fromkeys([*SETTINGS, "full_page_writes", "wal_level", "shared_buffers"]))
+    except Failed as failure:
+        sys.exit(f"the benchmark stops: {failure}")
+    text = report.markdown(run)
+    if options.out:
+        options.out.write_text(text)
+        options.out.with_suffix(".json").write_text(json.dumps(report.machine(run), indent=1) + "\n")
+        say(f"written: {options.out} and {options.out.with_suffix('.json')}")
+    else:
+        print(text)
+    for line in run.wrong:
+        say(f"not recorded: {line}")
+    sys.exit(1 if any(line.startswith("ours") for line in run.wrong) else 0)
 
 
 if __name__ == "__main__":

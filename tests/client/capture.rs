@@ -228,6 +228,52 @@ fn a_transaction_sees_its_own_changes_after_each_statement() {
     assert_eq!(other.one("SELECT change_count FROM threadline.audit_transactions WHERE change_count > 0"), "3");
 }
 
+/// The changes of a transaction's last statements wait in memory: a reader of them sees what its snapshot may see.
+#[test]
+fn waiting_changes_keep_to_the_snapshot() {
+    let (_db, mut s) = captured("cap_waiting", "id int PRIMARY KEY");
+    s.run("BEGIN; INSERT INTO t VALUES (1)");
+    s.run("DECLARE before CURSOR FOR SELECT table_pk ->> 'id' FROM threadline.audit_changes ORDER BY id");
+    s.run("INSERT INTO t VALUES (2)");
+    s.run("DECLARE after CURSOR FOR SELECT table_pk ->> 'id' FROM threadline.audit_changes ORDER BY id");
+    assert_eq!(s.column("FETCH ALL after"), ["1", "2"]);
+    assert_eq!(s.column("FETCH ALL before"), ["1"]);
+    s.run("COMMIT");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes"), 2);
+}
+
+#[test]
+fn many_savepoints_do_not_pile_changes_up_in_memory() {
+    let (_db, mut s) = captured("cap_pile", "id int PRIMARY KEY, v text");
+    s.run("BEGIN");
+    s.run("DO $$ BEGIN FOR i IN 1..1000 LOOP BEGIN INSERT INTO t VALUES (i, 'x'); EXCEPTION WHEN OTHERS THEN RAISE; END; END LOOP; END $$");
+    let waiting = s.number("SELECT count(*) FROM threadline.pending_changes()");
+    assert!(waiting <= 128, "{waiting} changes wait");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes"), 1000);
+    s.run("COMMIT");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes"), 1000);
+    s.assert_replay_holds("t");
+}
+
+#[test]
+fn a_transaction_knows_its_id_ranges() {
+    let (db, mut s) = captured("cap_ranges", "id int PRIMARY KEY");
+    let mut other = db.session();
+    s.run("BEGIN");
+    for turn in 0..7 {
+        s.run(&format!("INSERT INTO t SELECT {turn} * 1000 + g FROM generate_series(1, 70) g"));
+        other.run(&format!("INSERT INTO t VALUES (-{turn} - 1)"));
+    }
+    s.run("COMMIT");
+    let ranges = s.one(
+        "SELECT concat_ws(' ', (SELECT count(*) FROM unnest(l.change_ids)), record_image_eq(ROW(l.change_ids), ROW(l.change_ids::text::int8multirange))) \
+         FROM threadline.transaction_log l WHERE l.change_count = 490",
+    );
+    let (count, same) = ranges.split_once(' ').unwrap();
+    assert!(count.parse::<u32>().unwrap() > 4 && same == "t", "{ranges}");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_transactions x, threadline.audit_changes_for_transaction(x.id) WHERE x.change_count = 490"), 490);
+}
+
 #[test]
 fn statements_are_numbered_in_order() {
     let (_db, mut s) = captured("cap_statement", "id int PRIMARY KEY, n int");

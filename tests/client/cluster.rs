@@ -134,21 +134,18 @@ impl Cluster {
         let mut pids = children(postmaster);
         pids.insert(0, postmaster);
         let list: Vec<String> = pids.iter().map(u32::to_string).collect();
-        // Children may have ended between listing and killing.
-        let _ = Command::new("kill").arg("-9").args(&list).stderr(Stdio::null()).status();
+        // The shell's own kill: a bare machine has no other. Children may have ended between listing and killing.
+        let _ = Command::new("sh").args(["-c", "kill -9 \"$@\"", "kill"]).args(&list).stderr(Stdio::null()).status();
     }
 }
 
 fn children(parent: u32) -> Vec<u32> {
-    let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().expect("ps runs");
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace().map(|w| w.parse::<u32>().ok());
-            Some((words.next()??, words.next()??))
-        })
-        .filter_map(|(pid, ppid)| (ppid == parent).then_some(pid))
-        .collect()
+    let is_child = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("PPid:").is_some_and(|ppid| ppid.trim() == parent.to_string()))
+    };
+    let entries = fs::read_dir("/proc").expect("/proc is there").filter_map(|entry| entry.ok());
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
 impl Drop for Cluster {

@@ -72,6 +72,36 @@ fn a_disabled_trigger_is_never_reported_as_holding() {
     assert_eq!(s.one("SELECT threadline.replay_check('t') ->> 'verdict'"), "violated");
 }
 
+/// What a later recorded change of the same row covers up leaves no difference in the table, only a break in its history.
+#[test]
+fn an_unrecorded_change_is_found_though_a_later_one_covers_it() {
+    let (db, mut s) = captured("rep_covered");
+    let breaks = "SELECT concat_ws(' ', v ->> 'invariant', v ->> 'kind', v -> 'table_pk' ->> 'id', v -> 'event_at_failure' ->> 'op', v -> 'state_diff') FROM jsonb_array_elements(threadline.replay_check('t') -> 'violations') v";
+    behind_its_back(&db, "UPDATE t SET v = 'covered' WHERE id = 1");
+    s.run("UPDATE t SET v = 'c' WHERE id = 1");
+    behind_its_back(&db, "DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (88, 'covered')");
+    s.run("INSERT INTO t VALUES (2, 'again'); DELETE FROM t WHERE id = 88");
+    behind_its_back(&db, "UPDATE t SET v = 'covered' WHERE id = 3");
+    s.run("UPDATE t SET id = 303 WHERE id = 3");
+    s.run("ALTER TABLE t ADD COLUMN n int DEFAULT 7; ALTER TABLE t RENAME COLUMN v TO w");
+    behind_its_back(&db, "UPDATE t SET w = 'covered' WHERE id = 4");
+    s.run("UPDATE t SET w = 'd', n = 8 WHERE id IN (4, 5)");
+    let found = s.column(breaks);
+    assert_eq!(
+        found,
+        [
+            r#"history_is_continuous discontinuous 1 update [{"name": "v", "after": "covered", "before": "b"}]"#,
+            r#"history_is_continuous discontinuous 2 insert [{"name": "id", "before": 2}, {"name": "v", "before": "b"}]"#,
+            r#"history_is_continuous discontinuous 88 delete [{"name": "id", "after": 88}, {"name": "v", "after": "covered"}]"#,
+            r#"history_is_continuous discontinuous 3 update [{"name": "v", "after": "covered", "before": "b"}]"#,
+            r#"history_is_continuous discontinuous 4 update [{"name": "w", "after": "covered", "before": "b"}]"#,
+        ]
+    );
+    assert_eq!(s.one("SELECT threadline.replay_check('t') ->> 'verdict'"), "violated");
+    s.run("SELECT threadline.audit_disable('t'); SELECT threadline.audit_enable('t')");
+    s.assert_replay_holds("t");
+}
+
 #[test]
 fn a_fresh_baseline_after_a_gap_holds_again() {
     let (_db, mut s) = captured("rep_gap");

@@ -1,24 +1,4 @@
--- Three copies of the same two tables, one per system, and the generic trigger the third one has.
-CREATE EXTENSION threadline_forensics;
-
-CREATE SCHEMA none;
-CREATE SCHEMA ours;
-CREATE SCHEMA plpgsql;
 CREATE SCHEMA plpgsql_log;
-
-CREATE TABLE none.acct (aid int PRIMARY KEY, bid int, abalance int, filler char(84)) WITH (autovacuum_enabled = off);
-CREATE TABLE none.wide (
-    id int PRIMARY KEY, c1 bigint, c2 smallint, c3 numeric, c4 numeric(12,2), c5 float8, c6 text, c7 text, c8 text, c9 text,
-    c10 bool, c12 timestamptz, c13 date, c14 uuid, c15 jsonb, c16 int[], c17 text, c18 text, c19 int, c20 text
-) WITH (autovacuum_enabled = off);
-
-CREATE TABLE ours.acct (LIKE none.acct INCLUDING ALL) WITH (autovacuum_enabled = off);
-CREATE TABLE ours.wide (LIKE none.wide INCLUDING ALL) WITH (autovacuum_enabled = off);
-CREATE TABLE plpgsql.acct (LIKE none.acct INCLUDING ALL) WITH (autovacuum_enabled = off);
-CREATE TABLE plpgsql.wide (LIKE none.wide INCLUDING ALL) WITH (autovacuum_enabled = off);
-
-SELECT threadline.audit_enable('ours.acct');
-SELECT threadline.audit_enable('ours.wide');
 
 -- The classic shape: a transaction row found or made for every changed row, the whole image as jsonb, changed names by jsonb_each.
 CREATE TABLE plpgsql_log.audit_transactions (
@@ -67,5 +47,17 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON plpgsql.acct FOR EACH ROW EXECUTE FUNCTION plpgsql_log.capture('aid');
-CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON plpgsql.wide FOR EACH ROW EXECUTE FUNCTION plpgsql_log.capture('id');
+
+DO $$
+DECLARE
+    target record;
+BEGIN
+    FOR target IN
+        SELECT c.conrelid::regclass AS name, a.attname AS key
+        FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+        WHERE c.contype = 'p' AND c.connamespace = 'public'::regnamespace
+    LOOP
+        EXECUTE format('CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION plpgsql_log.capture(%L)', target.name, target.key);
+    END LOOP;
+END
+$$;
