@@ -9,13 +9,15 @@ use super::datum::Value;
 use super::ffi;
 
 /// The output settings that are plain variables of the server, at their canonical values until dropped:
-/// TimeZone UTC, DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1.
+/// TimeZone UTC, DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1,
+/// quote_all_identifiers off (the reg types look at it).
 /// Assigning them is what makes this affordable per row; setting them through SET costs microseconds each.
 struct PlainSettings {
     date_style: i32,
     interval_style: i32,
     bytea_output: i32,
     extra_float_digits: i32,
+    quote_all_identifiers: bool,
     timezone: *mut pg_sys::pg_tz,
 }
 
@@ -32,6 +34,7 @@ impl PlainSettings {
                 interval_style: pg_sys::IntervalStyle,
                 bytea_output: ffi::bytea_output,
                 extra_float_digits: pg_sys::extra_float_digits,
+                quote_all_identifiers: pg_sys::quote_all_identifiers,
                 timezone: pg_sys::session_timezone,
             };
             let utc = UTC.with(|utc| *utc.get_or_init(|| pg_sys::pg_tzset(c"UTC".as_ptr())));
@@ -39,6 +42,7 @@ impl PlainSettings {
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
             ffi::bytea_output = 1; // BYTEA_OUTPUT_HEX
             pg_sys::extra_float_digits = 1;
+            pg_sys::quote_all_identifiers = false;
             if !utc.is_null() {
                 pg_sys::session_timezone = utc;
             }
@@ -55,6 +59,7 @@ impl Drop for PlainSettings {
             pg_sys::IntervalStyle = self.interval_style;
             ffi::bytea_output = self.bytea_output;
             pg_sys::extra_float_digits = self.extra_float_digits;
+            pg_sys::quote_all_identifiers = self.quote_all_identifiers;
             pg_sys::session_timezone = self.timezone;
         }
     }
@@ -71,7 +76,8 @@ pub fn with_canonical_settings<R>(all: bool, work: impl FnOnce() -> R) -> R {
     // SAFETY: a nested level of settings is opened and closed again in the same call.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     set_locally(c"lc_monetary", c"C");
-    set_locally(c"search_path", c"pg_catalog");
+    // A temporary table may bear the name of one of the catalog's, and pg_temp comes first unless it is named.
+    set_locally(c"search_path", c"pg_catalog, pg_temp");
     let result = work();
     // SAFETY: closes the level opened above, and with it the two settings.
     unsafe { pg_sys::AtEOXact_GUC(true, level) };
