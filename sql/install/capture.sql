@@ -515,12 +515,13 @@ BEGIN
     IF was.table_id IS NULL THEN
         INSERT INTO threadline.captured_table AS t
             (relation, origin, schema_name, table_name, key_columns, key_attnums, exclude, exclude_attnums, mask, mask_attnums,
-             placeholder, options, enabled_at)
+             placeholder, options, enabled_at, has_deltas)
         SELECT enable_capture.target, threadline.origin(), n.nspname, c.relname,
                threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded,
                threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started
+               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started,
+               coalesce(enable_capture.options ->> 'image' = 'delta', false)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target
         RETURNING t.table_id INTO was.table_id;
@@ -537,7 +538,8 @@ BEGIN
             exclude = threadline.column_names(c.oid, excluded), exclude_attnums = excluded,
             mask = threadline.column_names(c.oid, masked), mask_attnums = masked,
             placeholder = coalesce(enable_capture.mask_placeholder, t.placeholder),
-            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL
+            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL,
+            has_deltas = t.has_deltas OR coalesce(enable_capture.options ->> 'image' = 'delta', false)
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target AND t.table_id = was.table_id
           -- A rerun that changes nothing makes nobody rebuild a plan.

@@ -321,14 +321,16 @@ BEGIN
     UPDATE threadline.change_log AS c
     SET op = 5, new_image = r.new_image
     FROM (SELECT DISTINCT n.table_id, n.row_key, n.key, n.transaction_id, n.id AS first_id
-          FROM threadline.change_log AS w
+          FROM threadline.captured_table AS t
+          JOIN threadline.change_log AS w ON w.table_id = t.table_id AND w.op IN (3, 4, 5)
           CROSS JOIN LATERAL (
               SELECT n.table_id, n.row_key, n.key, n.transaction_id, n.op, n.id
               FROM threadline.change_log AS n
               WHERE n.table_id = w.table_id AND n.row_key = w.row_key AND n.key = w.key
                 AND n.id > w.id AND n.id <> ALL (purge_change_batch.ids)
               ORDER BY n.id LIMIT 1) AS n
-          WHERE w.id = ANY (purge_change_batch.ids)
+          WHERE t.has_deltas
+            AND w.id = ANY (purge_change_batch.ids)
             AND w.captured_at BETWEEN purge_change_batch.first_at AND purge_change_batch.last_at
             AND n.op = 6) AS f
     JOIN threadline.recorded_change AS r

@@ -25,7 +25,8 @@ CREATE TABLE threadline.captured_table (
     options        jsonb       NOT NULL DEFAULT '{}',
     enabled        boolean     NOT NULL DEFAULT true,
     enabled_at     timestamptz NOT NULL,              -- first put under capture
-    disabled_at    timestamptz                        -- NULL while enabled
+    disabled_at    timestamptz,                       -- NULL while enabled
+    has_deltas     boolean     NOT NULL DEFAULT false -- was ever captured with delta images
 );
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
