@@ -34,3 +34,5 @@ mod roles;
 mod support;
 #[path = "client/triggers.rs"]
 mod triggers;
+#[path = "client/write_paths.rs"]
+mod write_paths;
