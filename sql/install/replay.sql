@@ -67,7 +67,10 @@ BEGIN
     RETURN format($statement$
         WITH replayed AS (
             SELECT DISTINCT ON (c.row_key, c.key)
-                   c.row_key, c.key, c.op, c.id, c.transaction_id, c.statement_no, c.schema_version, c.new_image AS image, o.commit_order
+                   c.row_key, c.key,
+                   CASE WHEN (o.commit_order, c.statement_no) < (SELECT m.commit_order, m.statement_no FROM threadline.last_mark($1, $2, NULL) m)
+                        THEN 0 ELSE c.op END AS op,
+                   c.id, c.transaction_id, c.statement_no, c.schema_version, c.new_image AS image, o.commit_order
             FROM threadline.readable_change c
             LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
             CROSS JOIN LATERAL (SELECT CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END) AS o (commit_order)

@@ -1,7 +1,8 @@
 //! Every way of writing a row, and what the record says of it: one line a path, printed as one table.
 //!
 //! A path's changes are given as text, one string a transaction, statements parted by " | ", changes of a statement
-//! by "; " and sorted: `+t 1 a` inserted, `~t 1 v:a>b` updated, `~t 1>2` re-keyed, `-t 1 a` deleted, `!t 1 a` truncated.
+//! by "; " and sorted: `+t 1 a` inserted, `~t 1 v:a>b` updated, `~t 1>2` re-keyed, `-t 1 a` deleted, `!t 1 a` truncated,
+//! `!t *` with every other row of the table.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -27,13 +28,15 @@ type WritePath = (&'static str, fn(&mut Path) -> String);
 
 #[test]
 fn every_write_path() {
-    let themes: [(&str, &[WritePath]); 6] = [
+    let themes: [(&str, &[WritePath]); 7] = [
         ("statements", statements::PATHS),
         ("side effects", side_effects::PATHS),
         ("partitions and inheritance", partitions::PATHS),
         ("TRUNCATE", truncate::PATHS),
         ("transactions", transactions::PATHS),
         ("surroundings", surroundings::PATHS),
+        // Last: the others look through all that is recorded.
+        ("size", statements::LARGE),
     ];
     let db = Database::new("paths");
     db.session().run(DESCRIBE);
@@ -62,7 +65,7 @@ const DESCRIBE: &str = "CREATE FUNCTION public.describe(c threadline.audit_chang
         CASE c.op WHEN 'insert' THEN '+' WHEN 'update' THEN '~' WHEN 'delete' THEN '-' WHEN 'truncate' THEN '!' ELSE '=' END,
         c.table_name, ' ',
         (SELECT string_agg(o.value, ',') || '>' FROM jsonb_each_text(c.old_pk) o),
-        (SELECT string_agg(k.value, ',') FROM jsonb_each_text(c.table_pk) k),
+        coalesce((SELECT string_agg(k.value, ',') FROM jsonb_each_text(c.table_pk) k), '*'),
         (SELECT string_agg(CASE WHEN c.op = 'update'
                                 THEN concat(' ', i.key, ':', coalesce(i.value, 'NULL'), '>', coalesce(c.data_after ->> i.key, 'NULL'))
                                 ELSE concat(' ', coalesce(i.value, 'NULL')) END, '')
@@ -213,8 +216,12 @@ impl<'db> Path<'db> {
         let text = |value: &Option<String>| value.clone().expect("a value");
         // What a statement's changes take away comes before what they bring: keys may be shifted along.
         for statement in changes.chunk_by(|one, next| one[6] == next[6]) {
+            for change in statement.iter().filter(|change| change[1].is_none()) {
+                assert_eq!(change[3].as_deref(), Some("truncate"), "only a truncate stands for every row");
+                state.retain(|(of, _), _| Some(of) != change[0].as_ref());
+            }
             for change in statement {
-                if matches!(change[3].as_deref(), Some("update" | "delete" | "truncate")) {
+                if matches!(change[3].as_deref(), Some("update" | "delete" | "truncate")) && change[1].is_some() {
                     let was = state.remove(&(text(&change[0]), text(&change[2])));
                     assert_eq!(was, change[4], "the image before {}", text(&change[7]));
                 }

@@ -291,6 +291,9 @@ pub const PATHS: &[WritePath] = &[
         p.run(&format!("BEGIN; CREATE TABLE read AS {select}; INSERT INTO t SELECT count::int, max FROM read; INSERT INTO t SELECT id, v FROM source WHERE id <= 3; COMMIT"));
         p.recorded(&["+t 20000 v9999 | +t 1 v1; +t 2 v2; +t 3 v3"])
     }),
+];
+
+pub const LARGE: &[WritePath] = &[
     ("100,000 rows in one statement", |p| {
         p.t("");
         p.run("INSERT INTO t SELECT g, 'v' || g FROM generate_series(1, 100000) g");
@@ -302,6 +305,25 @@ pub const PATHS: &[WritePath] = &[
         ));
         assert_eq!(sums, "5000050000 2500050000 1250050000 50000");
         p.counted("25000 delete, 100000 insert, 50000 update", 2)
+    }),
+    ("TRUNCATE of 100,000 rows and of one more, truncate_cap not set", |p| {
+        p.t("");
+        p.run("INSERT INTO t SELECT g, 'v' FROM generate_series(1, 100000) g");
+        p.prepared();
+        p.run("BEGIN; TRUNCATE t");
+        assert_eq!(
+            p.s.number(&format!(
+                "SELECT count(*) FROM threadline.audit_changes WHERE op = 'truncate' AND {}",
+                p.ours()
+            )),
+            100_000
+        );
+        p.run("ROLLBACK; INSERT INTO t VALUES (0, 'v')");
+        p.prepared();
+        p.run("TRUNCATE t");
+        assert_eq!(p.changes(), ["!t *"]);
+        p.s.assert_replay_holds("t");
+        "1 change, replay holds".into()
     }),
 ];
 
