@@ -20,7 +20,8 @@ extension_sql_file!("../sql/install/library.sql", name = "library", requires = [
 extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
 extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["capture"]);
-extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["views"]);
+extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
+extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["truncate"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);

@@ -36,3 +36,7 @@ mod roles;
 mod support;
 #[path = "client/triggers.rs"]
 mod triggers;
+#[path = "client/truncate.rs"]
+mod truncate;
+#[path = "client/write_paths.rs"]
+mod write_paths;

@@ -223,7 +223,7 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT s.table_pk, s.schema_version, s.new_image
     FROM (
-        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image
+        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image, x.commit_no, c.statement_no
         FROM threadline.readable_change c
         JOIN threadline.readable_transaction x ON x.id = c.transaction_id
         WHERE c.table_id = table_state.p_table_id
@@ -231,7 +231,9 @@ BEGIN ATOMIC
           AND x.commit_no <= table_state.p_horizon
         ORDER BY c.row_key, c.key, x.commit_no DESC, c.statement_no DESC, c.op DESC, c.id DESC
     ) s
-    WHERE s.op >= 3;
+    WHERE s.op >= 3
+      AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon) m
+                      WHERE (s.commit_no, s.statement_no) < (m.commit_order, m.statement_no));
 END;
 
 -- Typed and whole-table answers have no room to say that they are incomplete: they raise.

@@ -313,7 +313,7 @@ AS $$
 DECLARE
     -- What a later version brings is known by name, so that nobody takes it for a typing error.
     allowed CONSTANT jsonb := '{"key": ["full_row"], "on_error": ["fail", "warn"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
-    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "block"]}';
+    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
     option  record;
     problem text;
 BEGIN
@@ -324,8 +324,9 @@ BEGIN
             HINT = 'options => ''{"skip_noop": true}''';
     END IF;
     FOR option IN SELECT o.key AS name, o.value FROM jsonb_each(check_options.options) AS o ORDER BY o.key LOOP
-        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value);
-        IF allowed -> option.name @> jsonb_build_array(option.value) OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]*$') THEN
+        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value)
+                   OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]{0,17}$');
+        IF allowed -> option.name @> jsonb_build_array(option.value) THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'feature_not_supported',
                 MESSAGE = format('option "%s": %s is not available yet', option.name, option.value),
@@ -428,6 +429,7 @@ BEGIN
     IF FOUND THEN
         INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
     END IF;
+    PERFORM threadline.disarm_partitions();
 END
 $$;
 
@@ -510,6 +512,7 @@ BEGIN
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()', target_name);
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
+    PERFORM threadline.arm_partitions(enable_capture.target);
 
     started := clock_timestamp();
     IF was.table_id IS NULL THEN

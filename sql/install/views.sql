@@ -20,11 +20,11 @@ CREATE TYPE threadline.audit_change_row AS (
 COMMENT ON TYPE threadline.audit_change_row IS 'One recorded change of one row.';
 COMMENT ON COLUMN threadline.audit_change_row.id IS 'Orders the changes of a row across transactions; inside one transaction (statement_no, id) does.';
 COMMENT ON COLUMN threadline.audit_change_row.table_name IS 'The table''s name now; the last known one if it was dropped. A partition''s change carries the partitioned table''s name.';
-COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}.';
+COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}. NULL for a truncate that stands for every row of the table.';
 COMMENT ON COLUMN threadline.audit_change_row.old_pk IS 'Key before an update that changed it, else NULL.';
 COMMENT ON COLUMN threadline.audit_change_row.op IS 'insert, update, delete, truncate, or snapshot (the row as it was when a baseline was taken).';
 COMMENT ON COLUMN threadline.audit_change_row.changed_fields IS 'Updates: names of the changed columns, sorted; NULL when nothing changed, and for every other op.';
-COMMENT ON COLUMN threadline.audit_change_row.changed_from IS 'Updates: old values of the changed columns. Deletes and truncates: the whole old row.';
+COMMENT ON COLUMN threadline.audit_change_row.changed_from IS 'Updates: old values of the changed columns. Deletes and truncates: the whole old row; NULL for a truncate that stands for every row of the table.';
 COMMENT ON COLUMN threadline.audit_change_row.data_after IS 'The whole row after the change; NULL for deletes and truncates.';
 COMMENT ON COLUMN threadline.audit_change_row.captured_at IS 'Wall clock when the change was recorded.';
 COMMENT ON COLUMN threadline.audit_change_row.statement_no IS 'Command number inside the transaction.';
@@ -179,7 +179,8 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
        t.table_schema,
        t.table_name,
        t.key_columns,
-       threadline.key_object(t.key_columns, c.key) AS table_pk,
+       -- A mark's key is no row's.
+       CASE WHEN c.op > 0 OR c.old_image IS NOT NULL THEN threadline.key_object(t.key_columns, c.key) END AS table_pk,
        CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
        threadline.op_name(c.op) AS op_name,
        CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, IdBlock, Summary};
 use super::log::{self, TRANSACTION_FIELDS};
-use super::partition_move;
+use super::{partition_move, whole_table};
 use crate::catalog::cache;
 use crate::context::settings;
 use crate::error::{Error, OrRaise};
@@ -20,6 +20,7 @@ pub fn on_transaction_event(event: TransactionEvent) {
         TransactionEvent::Ended { aborted } => {
             buffer::forget();
             partition_move::forget(None);
+            whole_table::forget_marks();
             cache::forget_unfinished_versions(aborted, true);
         }
     }

@@ -18,6 +18,9 @@ use crate::pg::trigger::{RowEvent, TriggerCall};
 /// The row trigger that audit_enable() makes. Clones on partitions bear the same name.
 const ROW_TRIGGER: &core::ffi::CStr = c"threadline_capture";
 
+/// The trigger that arm_partitions() makes.
+const LEAF_TRUNCATE_TRIGGER: &core::ffi::CStr = c"threadline_truncate_leaf";
+
 thread_local! {
     /// Where a row is laid out before it joins the buffer. Taken out while in use: a cast to json may run
     /// statements that are captured themselves.
@@ -37,7 +40,15 @@ pub fn capture_truncate(call: &mut Call) -> pg_sys::Datum {
         if !trigger.is_before_truncate() {
             return Err(Error::WrongTriggerKind { function, expected: "BEFORE TRUNCATE … FOR EACH STATEMENT" });
         }
-        whole_table::record_truncate(trigger.relation(), &*plan_of(trigger.relation())?)
+        if trigger.repeats_truncate() {
+            return Ok(());
+        }
+        match plan_of(trigger.relation()) {
+            Ok(plan) => whole_table::record_truncate(trigger.relation(), &plan),
+            // Row triggers go when a partition is detached; this one stays until audit_maintain().
+            Err(Error::NotUnderCapture { .. }) if trigger.is_named(LEAF_TRUNCATE_TRIGGER) => Ok(()),
+            Err(error) => Err(error),
+        }
     });
     recorded.or_raise();
     pg_sys::Datum::from(0usize)

@@ -13,9 +13,11 @@ use crate::pg::{scan, types};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Truncate {
-    /// Every row is recorded.
+    /// Every row is recorded, up to the cap; beyond it as with `Mark`.
     #[default]
     Capture,
+    /// One change stands for every row of the table.
+    Mark,
     /// TRUNCATE fails.
     Block,
 }
@@ -37,6 +39,18 @@ pub struct Options {
     pub image: Image,
     pub skip_noop: bool,
     pub truncate: Truncate,
+    truncate_cap: Option<u64>,
+}
+
+impl Options {
+    /// The most rows that TRUNCATE of the table may leave changes of; of more it leaves one mark.
+    pub fn truncated_rows(&self) -> u64 {
+        match self.truncate {
+            // A second's worth of work under the lock that TRUNCATE holds.
+            Truncate::Capture => self.truncate_cap.unwrap_or(100_000),
+            Truncate::Mark | Truncate::Block => 0,
+        }
+    }
 }
 
 /// Columns a policy names, by name and by the attribute numbers they had then.
@@ -265,5 +279,13 @@ mod tests {
         assert_eq!(serde_json::from_str::<Options>("{}").unwrap(), Options::default());
         let options: Options = serde_json::from_str(r#"{"skip_noop": true, "truncate": "block"}"#).unwrap();
         assert!(options.skip_noop && options.truncate == Truncate::Block);
+    }
+
+    #[test]
+    fn a_cap_counts_for_captured_rows_only() {
+        let cap = |json: &str| serde_json::from_str::<Options>(json).unwrap().truncated_rows();
+        assert_eq!(cap(r#"{"truncate_cap": 7}"#), 7);
+        assert_eq!(cap(r#"{"truncate": "mark", "truncate_cap": 7}"#), 0);
+        assert!(cap("{}") > 0);
     }
 }

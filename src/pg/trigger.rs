@@ -133,6 +133,23 @@ impl<'call> TriggerCall<'call> {
         unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) }
     }
 
+    /// Whether another trigger of the relation that calls the same function records this TRUNCATE.
+    pub fn repeats_truncate(&self) -> bool {
+        // SAFETY: the relation is open during the call; the trigger that calls is set.
+        unsafe {
+            let this = &*self.data.tg_trigger;
+            triggers_of(self.data.tg_relation)
+                .iter()
+                .find(|other| other.tgfoid == this.tgfoid && fires_on_truncate(other))
+                .is_some_and(|first| first.tgoid != this.tgoid)
+        }
+    }
+
+    pub fn is_named(&self, name: &core::ffi::CStr) -> bool {
+        // SAFETY: set for every call by a trigger.
+        unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) == name }
+    }
+
     /// The number of the command that changed the row: capture may run in a later one, and a trigger on
     /// one row can change another row of the same statement first.
     pub fn command(&self, event: RowEvent) -> i32 {
@@ -145,6 +162,33 @@ impl<'call> TriggerCall<'call> {
             }
         }
     }
+}
+
+/// # Safety
+/// The relation is open, and stays so while the slice is in use.
+pub(super) unsafe fn triggers_of<'r>(relation: pg_sys::Relation) -> &'r [pg_sys::Trigger] {
+    // SAFETY: by the caller's promise; a trigger description has numtriggers entries.
+    unsafe {
+        match (*relation).trigdesc.as_ref() {
+            Some(description) => core::slice::from_raw_parts(description.triggers, description.numtriggers as usize),
+            None => &[],
+        }
+    }
+}
+
+/// Whether the trigger is BEFORE TRUNCATE, without a condition, and enabled in this session.
+pub(super) fn fires_on_truncate(trigger: &pg_sys::Trigger) -> bool {
+    let before_truncate = (pg_sys::TRIGGER_TYPE_TRUNCATE | pg_sys::TRIGGER_TYPE_BEFORE) as i16;
+    // SAFETY: a plain variable.
+    let silent = match unsafe { pg_sys::SessionReplicationRole } as u32 {
+        pg_sys::SESSION_REPLICATION_ROLE_REPLICA => pg_sys::TRIGGER_FIRES_ON_ORIGIN,
+        _ => pg_sys::TRIGGER_FIRES_ON_REPLICA,
+    };
+    let enabled = trigger.tgenabled as u8;
+    trigger.tgtype & before_truncate == before_truncate
+        && enabled != pg_sys::TRIGGER_DISABLED
+        && enabled != silent
+        && trigger.tgqual.is_null()
 }
 
 /// A row that outlives the trigger's call, but not the transaction: whoever keeps one forgets it when that ends.
