@@ -40,10 +40,10 @@ fn every_write_path() {
     ];
     let db = Database::new("paths");
     db.session().run(DESCRIBE);
-    let mut table = format!("\nwrite path{:58}| outcome\n{}+{}\n", "", "-".repeat(68), "-".repeat(70));
+    let mut table = format!("\nwrite path{:66}| outcome\n{}+{}\n", "", "-".repeat(76), "-".repeat(70));
     let mut wrong = Vec::new();
     for (theme, paths) in themes {
-        table.push_str(&format!("{theme:68}|\n"));
+        table.push_str(&format!("{theme:76}|\n"));
         for (name, walk) in paths {
             let outcome = catch_unwind(AssertUnwindSafe(|| walk(&mut Path::new(&db))));
             let outcome = outcome.unwrap_or_else(|panic| {
@@ -51,7 +51,7 @@ fn every_write_path() {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 format!("WRONG: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panicked"))
             });
-            table.push_str(&format!("  {name:66}| {outcome}\n"));
+            table.push_str(&format!("  {name:74}| {outcome}\n"));
         }
     }
     // Not print!, which the test runner keeps to itself while a test passes.

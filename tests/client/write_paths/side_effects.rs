@@ -159,7 +159,7 @@ pub const PATHS: &[WritePath] = &[
         );
         p.recorded(&["+t 1 first | +t 2 next | +t 3 next | +t 4 next"])
     }),
-    ("a function in a default, a check and a generated column's place writes", |p| {
+    ("a function in a column's default that writes", |p| {
         p.tables("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id serial PRIMARY KEY, v text)");
         p.run(
             "CREATE FUNCTION noted() RETURNS text LANGUAGE sql AS 'INSERT INTO u (v) VALUES ($$default$$) RETURNING v';

@@ -103,6 +103,18 @@ pub const PATHS: &[WritePath] = &[
         assert_eq!(p.changes(), ["+t_low 5 x", "!t_low 5 x"]);
         "recorded once when captured, else not".into()
     }),
+    ("a BEFORE TRUNCATE trigger that writes the table before capture reads it", |p| {
+        writer(p, "aaa");
+        p.run("TRUNCATE t");
+        p.recorded(&["+t 9 late | !t 1 a; !t 9 late"])
+    }),
+    ("a BEFORE TRUNCATE trigger that writes the table after capture read it", |p| {
+        writer(p, "zzz");
+        p.run("TRUNCATE t");
+        assert_eq!(p.changes(), ["!t 1 a | +t 9 late"]);
+        assert_eq!(p.s.one("SELECT threadline.replay_check('t') ->> 'verdict'"), "violated");
+        "the end of the written row not recorded, replay_check says violated".into()
+    }),
     ("old-style inheritance: parent with its children, and ONLY the parent", |p| {
         p.tables("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE c (PRIMARY KEY (id)) INHERITS (t)");
         p.run("INSERT INTO t VALUES (1, 'a'); INSERT INTO c VALUES (2, 'b')");
@@ -171,4 +183,12 @@ fn partitioned(p: &mut Path) {
     );
     p.run("INSERT INTO t VALUES (1, 'a'), (101, 'b'), (201, 'c')");
     p.prepared();
+}
+
+fn writer(p: &mut Path, trigger: &str) {
+    p.t("(1, 'a')");
+    p.run(&format!(
+        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO t VALUES (9, 'late'); RETURN NULL; END $$;
+         CREATE TRIGGER {trigger} BEFORE TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION late()"
+    ));
 }
