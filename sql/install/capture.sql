@@ -54,15 +54,16 @@ AS $$
 $$;
 
 -- The columns that recorded names and attribute numbers stand for now. A name is found under its name; a
--- column the newest recorded shape knows by another name was renamed. Restored tables may have other
+-- column the newest recorded shape knows by another name was renamed, and so was one that it has in the place
+-- in question (list: key, exclude, mask) under the name of now. Restored tables may have other
 -- numbers, so a number alone counts only while no shape is recorded, where it can only redact too much.
-CREATE FUNCTION threadline.followed_columns(table_id integer, target regclass, names name[], attnums int2[])
+CREATE FUNCTION threadline.followed_columns(table_id integer, target regclass, names name[], attnums int2[], list text)
 RETURNS TABLE (ordinal bigint, column_name name, attnum int2, preference integer)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH shape AS (
-        SELECT v.columns
+        SELECT v.columns, v.key_columns
         FROM threadline.table_version AS v
         WHERE v.table_id = followed_columns.table_id
         ORDER BY v.version DESC
@@ -75,21 +76,25 @@ AS $$
         ON a.attrelid = followed_columns.target AND a.attnum > 0 AND NOT a.attisdropped
        AND (a.attname = k.name OR a.attnum = k.attnum)
     CROSS JOIN LATERAL (
-        SELECT (SELECT bool_or((c.value ->> 'attnum')::int2 = a.attnum) AND NOT bool_or(c.value ->> 'name' = a.attname)
+        SELECT (SELECT bool_or((c.value ->> 'attnum')::int2 = a.attnum)
+                           AND (NOT bool_or(c.value ->> 'name' = a.attname)
+                                OR bool_or(c.value ->> 'attnum' = a.attnum::text AND c.value ->> 'name' = a.attname
+                                           AND CASE followed_columns.list WHEN 'key' THEN shape.key_columns[k.ordinal] = a.attname
+                                                    ELSE coalesce(c.value ->> 'redact' = followed_columns.list, false) END))
                 FROM shape, jsonb_array_elements(shape.columns) AS c (value)) AS renamed
     ) AS known
     WHERE a.attname = k.name OR coalesce(known.renamed, true)
 $$;
 
 -- As lists: every column a redaction stands for, and one column for each of a key.
-CREATE FUNCTION threadline.followed_redaction(table_id integer, target regclass, names name[], attnums int2[])
+CREATE FUNCTION threadline.followed_redaction(table_id integer, target regclass, names name[], attnums int2[], list text)
 RETURNS int2[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(array_agg(DISTINCT f.attnum ORDER BY f.attnum), '{}')
     FROM threadline.followed_columns(followed_redaction.table_id, followed_redaction.target,
-                                     followed_redaction.names, followed_redaction.attnums) AS f
+                                     followed_redaction.names, followed_redaction.attnums, followed_redaction.list) AS f
 $$;
 
 CREATE FUNCTION threadline.followed_key(table_id integer, target regclass, names name[], attnums int2[])
@@ -101,7 +106,7 @@ AS $$
     FROM (
         SELECT DISTINCT ON (f.ordinal) f.ordinal, f.attnum
         FROM threadline.followed_columns(followed_key.table_id, followed_key.target,
-                                         followed_key.names, followed_key.attnums) AS f
+                                         followed_key.names, followed_key.attnums, 'key') AS f
         ORDER BY f.ordinal, f.preference
     ) AS one
 $$;
@@ -476,9 +481,9 @@ BEGIN
     present_key := threadline.followed_key(was.table_id, enable_capture.target, was.key_columns, was.key_attnums);
     key := threadline.choose_key(enable_capture.target, enable_capture.key_columns, present_key);
     excluded := coalesce(threadline.named_columns(enable_capture.target, enable_capture.exclude, 'exclude'),
-                         threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums));
+                         threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums, 'exclude'));
     masked := coalesce(threadline.named_columns(enable_capture.target, enable_capture.mask, 'mask'),
-                       threadline.followed_redaction(was.table_id, enable_capture.target, was.mask, was.mask_attnums));
+                       threadline.followed_redaction(was.table_id, enable_capture.target, was.mask, was.mask_attnums, 'mask'));
     PERFORM threadline.check_redaction(enable_capture.target, excluded, masked, key, enable_capture.mask_placeholder);
     IF was.table_id IS NOT NULL AND key <> present_key AND NOT coalesce(enable_capture.baseline, true) THEN
         RAISE EXCEPTION USING

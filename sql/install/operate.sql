@@ -228,8 +228,8 @@ BEGIN
             lost := lost || format('%I.%I', live.nspname, live.relname);
             CONTINUE;
         END IF;
-        excluded := threadline.followed_redaction(t.table_id, live.oid, t.exclude, t.exclude_attnums);
-        masked := threadline.followed_redaction(t.table_id, live.oid, t.mask, t.mask_attnums);
+        excluded := threadline.followed_redaction(t.table_id, live.oid, t.exclude, t.exclude_attnums, 'exclude');
+        masked := threadline.followed_redaction(t.table_id, live.oid, t.mask, t.mask_attnums, 'mask');
         UPDATE threadline.captured_table AS c
         SET relation = live.oid, origin = threadline.origin(), schema_name = live.nspname, table_name = live.relname,
             key_columns = threadline.column_names(live.oid, key), key_attnums = key,

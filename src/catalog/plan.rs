@@ -40,8 +40,9 @@ pub struct Plan {
     pub uses_server: bool,
     /// … and one of them needs more than the plain settings.
     pub needs_all_settings: bool,
-    /// The present shape of the captured table, and the newest recorded one, for when capture needs its number.
+    /// The present shape of the captured table, its key columns' present names, and the newest recorded one, for when capture needs its number.
     shape: Vec<VersionColumn>,
+    key_names: Vec<Vec<u8>>,
     latest: Option<version::Version>,
     version: Cell<Option<i32>>,
     /// The version was recorded by a transaction that has not ended.
@@ -54,7 +55,10 @@ impl Plan {
     pub fn build(relid: pg_sys::Oid) -> Result<Option<Plan>, Error> {
         let Some(policy) = policy::find(relid)? else { return Ok(None) };
         let latest = version::latest(policy.table_id)?;
-        let known = KnownNames(latest.as_ref().map(|version| version.columns.as_slice()));
+        let known = KnownNames(
+            latest.as_ref().map(|version| version.columns.as_slice()),
+            latest.as_ref().map_or(&[], |version| version.key.as_slice()),
+        );
 
         // The policy speaks of the captured table; a partition may have its columns in another order.
         let root_columns = OpenRelation::open(policy.root, pg_sys::AccessShareLock as i32).columns();
@@ -87,6 +91,7 @@ impl Plan {
                 name: column.name,
             })
             .collect();
+        let key_now = key_names.iter().map(|name| name.to_vec()).collect();
         let key = key_names
             .into_iter()
             .map(|name| {
@@ -105,6 +110,7 @@ impl Plan {
             needs_all_settings: columns.iter().filter(server).any(|c| types::needs_all_settings(c.type_oid)),
             columns,
             shape,
+            key_names: key_now,
             latest,
             version: Cell::new(None),
             version_is_ours: Cell::new(false),
@@ -118,7 +124,7 @@ impl Plan {
         if let Some(number) = self.version.get() {
             return Ok(number);
         }
-        let (number, ours) = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone())?;
+        let (number, ours) = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone(), &self.key_names)?;
         self.version.set(Some(number));
         self.version_is_ours.set(ours);
         Ok(number)

@@ -73,12 +73,17 @@ pub fn current_columns(policy: &Policy, columns: &[Column], known: &KnownNames) 
 ///
 /// Two sessions that meet a new shape at once may both record it, under the same number and with the same
 /// content: better than one waiting for the other's transaction.
-pub fn ensure(policy: &Policy, latest: Option<&Version>, columns: Vec<VersionColumn>) -> Result<(i32, bool), Error> {
+pub fn ensure(
+    policy: &Policy,
+    latest: Option<&Version>,
+    columns: Vec<VersionColumn>,
+    key_names: &[Vec<u8>],
+) -> Result<(i32, bool), Error> {
     let name = relation::schema_and_name(policy.root)
         .map(|(schema, table)| (schema.into_bytes(), table.into_bytes()))
         .unwrap_or_default();
     let number = match latest {
-        Some(version) if version.columns == columns && version.table == name && version.key == policy.key.names => {
+        Some(version) if version.columns == columns && version.table == name && version.key == key_names => {
             return Ok((version.number, false));
         }
         Some(version) => version.number + 1,
@@ -98,7 +103,7 @@ pub fn ensure(policy: &Policy, latest: Option<&Version>, columns: Vec<VersionCol
                 (pg_sys::INT4OID, Some(Value::new(number.into()))),
                 text(&name.0),
                 text(&name.1),
-                text(array_literal(&policy.key.names).as_slice()),
+                text(array_literal(key_names).as_slice()),
                 text(columns.as_bytes()),
                 (pg_sys::INT8OID, Some(Value::new(from_change.into()))),
             ],
