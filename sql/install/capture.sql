@@ -412,31 +412,6 @@ BEGIN
 END
 $$;
 
--- Ends capture of one table: its own triggers go, what a partitioned table above cloned to it stays.
-CREATE FUNCTION threadline.drop_capture(target regclass, detail jsonb) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    own_trigger name;
-    ended       CONSTANT timestamptz := clock_timestamp();
-    stopped_id  CONSTANT integer := threadline.captured_id(drop_capture.target);
-BEGIN
-    FOR own_trigger IN
-        SELECT g.tgname FROM pg_trigger AS g
-        WHERE g.tgrelid = drop_capture.target AND g.tgparentid = 0
-          AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_flush()'::regprocedure,
-                           'threadline.capture_truncate()'::regprocedure)
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', own_trigger, threadline.qualified_name(drop_capture.target));
-    END LOOP;
-    UPDATE threadline.captured_table AS t SET enabled = false, disabled_at = ended WHERE t.table_id = stopped_id AND t.enabled;
-    IF FOUND THEN
-        INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
-    END IF;
-END
-$$;
-
 CREATE FUNCTION threadline.enable_capture(
     target           regclass,
     exclude          name[],
@@ -444,7 +419,8 @@ CREATE FUNCTION threadline.enable_capture(
     mask_placeholder text,
     key_columns      name[],
     baseline         boolean,
-    options          jsonb
+    options          jsonb,
+    for_schema       boolean DEFAULT false
 )
 RETURNS void
 LANGUAGE plpgsql
@@ -497,7 +473,7 @@ BEGIN
     -- Making a partition of the log keeps its default partition locked until this transaction ends. Where
     -- nothing is captured yet that stands in nobody's way and spares the baseline a move; else it comes last.
     others := EXISTS (SELECT FROM threadline.captured_table AS t WHERE t.enabled AND t.table_id IS DISTINCT FROM was.table_id);
-    IF NOT others THEN
+    IF NOT others AND NOT enable_capture.for_schema THEN
         PERFORM threadline.ensure_partitions();
     END IF;
 
@@ -513,7 +489,12 @@ BEGIN
 
     armed := threadline.capture_armed(enable_capture.target);
     IF NOT armed THEN
-        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()', target_name);
+        -- What went unrecorded since it was last in order is a gap; being armed closes it.
+        PERFORM threadline.observe_capture(was.table_id);
+        -- Partitions get their table's row trigger under its name. Where ATTACH PARTITION must not fail because both are
+        -- captured, no two tables' triggers have one name.
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
+                       'threadline_capture' || CASE WHEN enable_capture.for_schema THEN '_' || enable_capture.target::oid ELSE '' END, target_name);
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_flush AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_flush()', target_name);
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
@@ -522,21 +503,18 @@ BEGIN
     IF was.table_id IS NULL THEN
         INSERT INTO threadline.captured_table AS t
             (relation, origin, schema_name, table_name, key_columns, key_attnums, exclude, exclude_attnums, mask, mask_attnums,
-             placeholder, options, enabled_at)
+             placeholder, options, enabled_at, by_schema)
         SELECT enable_capture.target, threadline.origin(), n.nspname, c.relname,
                threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded,
                threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started
+               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started,
+               enable_capture.for_schema
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target
         RETURNING t.table_id INTO was.table_id;
         INSERT INTO threadline.gap (table_id, reason, until_at) VALUES (was.table_id, 'not_yet_enabled', started);
     ELSE
-        IF was.enabled AND NOT armed THEN
-            INSERT INTO threadline.gap (table_id, reason, since_at, until_at)
-            VALUES (was.table_id, 'trigger_dropped', threadline.last_recorded(was.table_id), started);
-        END IF;
         UPDATE threadline.gap AS g SET until_at = started WHERE g.table_id = was.table_id AND g.until_at IS NULL;
         UPDATE threadline.captured_table AS t
         SET origin = threadline.origin(), schema_name = n.nspname, table_name = c.relname,
@@ -544,25 +522,29 @@ BEGIN
             exclude = threadline.column_names(c.oid, excluded), exclude_attnums = excluded,
             mask = threadline.column_names(c.oid, masked), mask_attnums = masked,
             placeholder = coalesce(enable_capture.mask_placeholder, t.placeholder),
-            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL
+            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL,
+            by_schema = enable_capture.for_schema
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target AND t.table_id = was.table_id
           -- A rerun that changes nothing makes nobody rebuild a plan.
           AND (t.origin, t.schema_name, t.table_name, t.key_columns, t.key_attnums, t.exclude, t.exclude_attnums,
-               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled)
+               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled, t.by_schema)
               IS DISTINCT FROM
               (threadline.origin(), n.nspname, c.relname, threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded, threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true);
+               coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true,
+               enable_capture.for_schema);
     END IF;
+    PERFORM threadline.note_intact(was.table_id);
 
     IF coalesce(enable_capture.baseline, true)
        AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key <> present_key
-            OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id))
+            OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id)
+            OR threadline.gap_since_baseline(was.table_id))
     THEN
         PERFORM threadline.take_baseline(was.table_id, enable_capture.target);
     END IF;
-    IF others THEN
+    IF others AND NOT enable_capture.for_schema THEN
         PERFORM threadline.ensure_partitions();
     END IF;
 END

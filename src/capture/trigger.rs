@@ -15,9 +15,6 @@ use crate::pg::function::Call;
 use crate::pg::relation;
 use crate::pg::trigger::{RowEvent, TriggerCall};
 
-/// The row trigger that audit_enable() makes. Clones on partitions bear the same name.
-const ROW_TRIGGER: &core::ffi::CStr = c"threadline_capture";
-
 thread_local! {
     /// Where a row is laid out before it joins the buffer. Taken out while in use: a cast to json may run
     /// statements that are captured themselves.
@@ -75,8 +72,9 @@ fn record_row(call: &Call) -> Result<(), Error> {
     let event = trigger
         .after_row_event()
         .ok_or(Error::WrongTriggerKind { function, expected: "AFTER INSERT OR UPDATE OR DELETE … FOR EACH ROW" })?;
-    // A second trigger on the function would record every change twice.
-    if trigger.name() != ROW_TRIGGER && trigger.beside_trigger(ROW_TRIGGER) {
+    // A second trigger on the function would record every change twice: one that somebody added, or that of a table
+    // captured for itself beside the clone of its partitioned table's.
+    if trigger.is_repeated() {
         return Ok(());
     }
     let plan = plan_of(trigger.relation())?;

@@ -71,12 +71,14 @@ mod column {
     pub const ENABLED: usize = 13;
 }
 
-/// The policy that covers a relation: its own, or that of the partitioned table it belongs to. One that is switched
-/// off counts only where none is on: a partition once captured for itself may now be captured through its parent.
+/// The policy that covers a relation: that of the topmost partitioned table it belongs to, or its own: a table captured
+/// for itself that was attached to a captured one is a part of that now. One that is switched off counts only where
+/// none is on.
 pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
     let table =
         own_relation(c"captured_table").ok_or_else(|| Error::StorageMissing { relation: "captured_table".into() })?;
     let mut switched_off = None;
+    let mut switched_on = None;
     for candidate in relation::with_ancestors(relid) {
         let name = relation::schema_and_name(candidate);
         let mut found: Option<(bool, Policy)> = None;
@@ -112,12 +114,12 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
             }
         });
         match found {
-            Some((_, policy)) if policy.enabled => return Ok(Some(policy)),
+            Some((_, policy)) if policy.enabled => switched_on = Some(policy),
             Some((_, policy)) => switched_off = switched_off.or(Some(policy)),
             None => {}
         }
     }
-    Ok(switched_off)
+    Ok(switched_on.or(switched_off))
 }
 
 /// The shape last recorded, as far as finding renamed columns needs it, and its key columns by their names of then.
@@ -133,8 +135,6 @@ impl KnownNames<'_> {
             known.iter().any(|old| old.attnum == column.attnum) && !known.iter().any(|old| old.name == name)
         })
     }
-}
-
 
     /// Whether the record has the column as it is now, redacted: its renaming was recorded since.
     fn was_redacted(&self, column: &Column, redact: &str) -> bool {
@@ -145,6 +145,8 @@ impl KnownNames<'_> {
                 .any(|old| old.attnum == column.attnum && old.name == name && old.redact.as_deref() == Some(redact))
         })
     }
+}
+
 impl Policy {
     /// How a column is redacted. A renamed column stays redacted, and so does a new one under the old name.
     pub fn redaction(&self, column: &Column, known: &KnownNames) -> Redaction {
@@ -248,8 +250,6 @@ mod tests {
     }
 
     #[test]
-    fn restored_attribute_numbers_do_not_mask_a_neighbour() {
-    #[test]
     fn a_renamed_column_stays_masked_once_its_new_name_is_recorded() {
         let mut shape = recorded(&[(1, "id"), (2, "ssn_old"), (3, "email")]);
         shape[1].redact = Some("mask".into());
@@ -259,6 +259,8 @@ mod tests {
         assert_eq!(policy(&[]).redaction(&live(2, "ssn_old"), &known), Redaction::None, "the policy was cleared");
     }
 
+    #[test]
+    fn restored_attribute_numbers_do_not_mask_a_neighbour() {
         let shape = recorded(&[(1, "id"), (3, "ssn"), (4, "email")]);
         let known = KnownNames(Some(&shape), &[]);
         let policy = policy(&[("ssn", 3)]);

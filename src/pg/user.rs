@@ -13,6 +13,16 @@ pub fn owns(relid: pg_sys::Oid) -> bool {
     compat::owns_relation(relid, unsafe { pg_sys::GetUserId() })
 }
 
+/// Whether the current role owns the schema; also when there is none of the name, which whoever asks on will find.
+pub fn may_rule_schema(name: &[u8]) -> bool {
+    let Ok(name) = std::ffi::CString::new(name) else { return true };
+    // SAFETY: a catalog look-up with a NUL-terminated name; reads the session state.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(name.as_ptr(), true);
+        schema == pg_sys::InvalidOid || compat::owns_schema(schema, pg_sys::GetUserId())
+    }
+}
+
 /// The role the session logged in as (or SET SESSION AUTHORIZATION to).
 pub fn session_user() -> pg_sys::Oid {
     // SAFETY: reads the session state.
