@@ -210,7 +210,6 @@ BEGIN
         IF command.relkind = 'p' AND TG_TAG = 'ALTER TABLE' THEN
             PERFORM threadline.take_over_partitions(command.target);
         END IF;
-        PERFORM threadline.follow_lost_key(command.target);
         wanted := threadline.registered_schema(command.relnamespace);
         CONTINUE WHEN wanted.schema_name IS NULL;
         FOR target IN

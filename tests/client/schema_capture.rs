@@ -283,3 +283,23 @@ fn tables_of_extensions_are_left_alone() {
         "it belongs to extension plpgsql"
     );
 }
+
+#[test]
+fn an_open_ddl_transaction_holds_up_nobody() {
+    let role = Role::new();
+    let (db, mut s, mut plain) = future("sch_open", &role);
+    plain.run("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)");
+    plain.run(
+        "BEGIN; CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow VALUES (1); ALTER TABLE slow ADD COLUMN v int",
+    );
+    let mut other = db.session_as(&role.0);
+    other.run("SET statement_timeout = '20s'; INSERT INTO t VALUES (2); CREATE TABLE quick (id int PRIMARY KEY); ALTER TABLE t ADD COLUMN v int; INSERT INTO t VALUES (3)");
+    s.run("SET statement_timeout = '20s'; SELECT threadline.audit_maintain()");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_history('t', 3)"), 1);
+    assert_eq!(captured(&mut s), "quick t");
+    plain.run("COMMIT");
+    assert_eq!(captured(&mut s), "quick slow t");
+    for table in ["t", "slow", "quick"] {
+        s.assert_replay_holds(table);
+    }
+}
