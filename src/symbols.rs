@@ -5,6 +5,8 @@ crate::sql_functions! {
     capture_truncate / pg_finfo_capture_truncate => crate::capture::trigger::capture_truncate;
     audit_enable / pg_finfo_audit_enable => crate::capture::face::audit_enable;
     audit_disable / pg_finfo_audit_disable => crate::capture::face::audit_disable;
+    enable_schema_checked / pg_finfo_enable_schema_checked => crate::capture::face::enable_schema_checked;
+    library_version / pg_finfo_library_version => crate::capture::face::library_version;
     take_baseline / pg_finfo_take_baseline => crate::capture::whole_table::take_baseline;
     invalidate_relation / pg_finfo_invalidate_relation => crate::capture::face::invalidate_relation;
     current_audit_transaction_id / pg_finfo_current_audit_transaction_id =>

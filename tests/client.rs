@@ -10,12 +10,16 @@ mod capture;
 mod cluster;
 #[path = "client/context.rs"]
 mod context;
+#[path = "client/coverage.rs"]
+mod coverage;
 #[path = "client/crash.rs"]
 mod crash;
 #[path = "client/delta.rs"]
 mod delta;
 #[path = "client/dump.rs"]
 mod dump;
+#[path = "client/health.rs"]
+mod health;
 #[path = "client/history.rs"]
 mod history;
 #[path = "client/keys.rs"]
@@ -32,6 +36,8 @@ mod redaction;
 mod replay;
 #[path = "client/roles.rs"]
 mod roles;
+#[path = "client/schema_capture.rs"]
+mod schema_capture;
 #[path = "client/support.rs"]
 mod support;
 #[path = "client/triggers.rs"]

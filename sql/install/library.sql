@@ -23,6 +23,14 @@ CREATE FUNCTION threadline.audit_disable(target regclass) RETURNS void LANGUAGE 
 COMMENT ON FUNCTION threadline.audit_disable(regclass) IS
 'Stops capture of a table and keeps its history; the time until it is enabled again is a gap (audit_gaps). The caller must own the table. Errors: 42501 not the owner, 55000 not under capture.';
 
+CREATE FUNCTION threadline.enable_schema_checked(schema_name name, future boolean, except_tables name[]) RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'enable_schema_checked';
+COMMENT ON FUNCTION threadline.enable_schema_checked(name, boolean, name[]) IS 'Internal: what audit_enable_schema does with the extension owner''s rights, once it is sure that the caller owns the schema.';
+
+CREATE FUNCTION threadline.library_version() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version';
+COMMENT ON FUNCTION threadline.library_version() IS 'The version of the shared library that this session runs; that of the SQL objects is in pg_extension.';
+
 CREATE FUNCTION threadline.take_baseline(p_table_id integer, target regclass) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'take_baseline';
 COMMENT ON FUNCTION threadline.take_baseline(integer, regclass) IS 'Internal: records every row of a table as op snapshot; returns how many. The caller holds SHARE ROW EXCLUSIVE on the table.';

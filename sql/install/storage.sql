@@ -26,7 +26,8 @@ CREATE TABLE threadline.captured_table (
     enabled        boolean     NOT NULL DEFAULT true,
     enabled_at     timestamptz NOT NULL,              -- first put under capture
     disabled_at    timestamptz,                       -- NULL while enabled
-    has_deltas     boolean     NOT NULL DEFAULT false -- was ever captured with delta images
+    has_deltas     boolean     NOT NULL DEFAULT false, -- was ever captured with delta images
+    by_schema      boolean     NOT NULL DEFAULT false -- put under capture with its schema: given up rather than stop writes when its key goes
 );
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
@@ -66,6 +67,33 @@ CREATE TABLE threadline.gap (
     detail     jsonb
 );
 CREATE INDEX gap_table_idx ON threadline.gap (table_id);
+
+-- When a table's triggers were last seen in order, all of them.
+CREATE TABLE threadline.trigger_check (
+    table_id  integer     NOT NULL PRIMARY KEY,
+    intact_at timestamptz NOT NULL
+);
+
+-- Schemas whose new tables are put under capture as they appear. The name decides, and is what a restored copy has;
+-- schema_oid follows a rename.
+CREATE TABLE threadline.future_schema (
+    schema_name   name        NOT NULL PRIMARY KEY,
+    schema_oid    oid         NOT NULL,
+    except_tables name[]      NOT NULL DEFAULT '{}',
+    since         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    set_by        name        NOT NULL DEFAULT session_user
+);
+
+-- Tables that are not under capture on purpose. Found again as captured_table is.
+CREATE TABLE threadline.expected_uncovered (
+    relation    regclass    NOT NULL PRIMARY KEY,
+    origin      bigint      NOT NULL,
+    schema_name name        NOT NULL,
+    table_name  name        NOT NULL,
+    reason      text        NOT NULL,
+    noted_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    noted_by    name        NOT NULL DEFAULT session_user
+);
 
 -- One row per recorded change, and helper rows of op 2 and of negative table_id for key changes (below).
 --   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update, 6 update with a delta. Within one statement of one

@@ -228,6 +228,7 @@ FROM threadline.baseline b
 JOIN threadline.readable_table t ON t.table_id = b.table_id
 LEFT JOIN threadline.readable_transaction x ON x.id = b.transaction_id;
 
+-- What the catalogs show to be wrong now is a gap whether or not anybody has looked before: see observe_capture.
 CREATE VIEW threadline.readable_gap WITH (security_barrier) AS
 SELECT g.table_id, t.table_schema, t.table_name, g.reason,
        coalesce(g.since_at, '-infinity') AS since_at,
@@ -239,7 +240,14 @@ WHERE g.reason <> 'purged'
 UNION ALL
 SELECT w.table_id, t.table_schema, t.table_name, 'purged', '-infinity'::timestamptz, w.purged_before, NULL::jsonb
 FROM threadline.purge_watermark w
-JOIN threadline.readable_table t ON t.table_id = w.table_id;
+JOIN threadline.readable_table t ON t.table_id = w.table_id
+UNION ALL
+SELECT t.table_id, t.table_schema, t.table_name, f.reason, greatest(t.enabled_at, k.intact_at), 'infinity'::timestamptz, f.detail
+FROM threadline.readable_table t
+CROSS JOIN LATERAL threadline.gaps_now(t.relation) f
+LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
+WHERE t.enabled
+  AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL);
 
 -- Two sessions may have recorded the same version: see table_version.
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS

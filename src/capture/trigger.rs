@@ -15,9 +15,6 @@ use crate::pg::function::Call;
 use crate::pg::relation;
 use crate::pg::trigger::{RowEvent, TriggerCall};
 
-/// The row trigger that audit_enable() makes. Clones on partitions bear the same name.
-const ROW_TRIGGER: &core::ffi::CStr = c"threadline_capture";
-
 /// The trigger that arm_partitions() makes.
 const LEAF_TRUNCATE_TRIGGER: &core::ffi::CStr = c"threadline_truncate_leaf";
 
@@ -71,8 +68,9 @@ fn record_row(call: &Call) -> Result<(), Error> {
     let event = trigger
         .after_row_event()
         .ok_or(Error::WrongTriggerKind { function, expected: "AFTER INSERT OR UPDATE OR DELETE … FOR EACH ROW" })?;
-    // A second trigger on the function would record every change twice.
-    if trigger.name() != ROW_TRIGGER && trigger.beside_trigger(ROW_TRIGGER) {
+    // A second trigger on the function would record every change twice: one that somebody added, or that of a table
+    // captured for itself beside the clone of its partitioned table's.
+    if trigger.is_repeated() {
         return Ok(());
     }
     let plan = plan_of(trigger.relation())?;

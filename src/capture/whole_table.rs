@@ -14,7 +14,7 @@ use crate::error::{Error, OrRaise};
 use crate::pg::datum::Value;
 use crate::pg::function::Call;
 use crate::pg::relation::{self, OpenRelation};
-use crate::pg::{memory::Arena, scan, spi, types, xact};
+use crate::pg::{memory::Arena, scan, spi, types, user, xact};
 
 /// `threadline.take_baseline(table_id, relation)`: records every row as op snapshot, with the first id that may
 /// belong to it. The caller holds off writers.
@@ -33,7 +33,9 @@ fn baseline(table_id: i32, target: pg_sys::Oid) -> Result<i64, Error> {
     plan_of(target)?.version()?;
     let mut count = 0;
     for leaf in relation::with_partitions(target, pg_sys::AccessShareLock as i32) {
-        count += record_all(leaf, op::SNAPSHOT)?;
+        // Baselines are taken with the extension owner's rights; casts to json of the table's types are not to have them.
+        let relation = OpenRelation::open(leaf, pg_sys::AccessShareLock as i32);
+        count += user::as_owner_of(&relation, || record_all(leaf, op::SNAPSHOT))?;
     }
     buffer::flush()?;
     spi::execute(

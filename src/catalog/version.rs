@@ -88,7 +88,12 @@ pub struct Current {
 ///
 /// Two sessions that meet a new shape at once may both record it, under the same number and with the same
 /// content: better than one waiting for the other's transaction.
-pub fn ensure(policy: &Policy, latest: Option<&Version>, columns: Vec<VersionColumn>) -> Result<Current, Error> {
+pub fn ensure(
+    policy: &Policy,
+    latest: Option<&Version>,
+    columns: Vec<VersionColumn>,
+    key_names: &[Vec<u8>],
+) -> Result<Current, Error> {
     let name = relation::schema_and_name(policy.root)
         .map(|(schema, table)| (schema.into_bytes(), table.into_bytes()))
         .unwrap_or_default();
@@ -96,7 +101,7 @@ pub fn ensure(policy: &Policy, latest: Option<&Version>, columns: Vec<VersionCol
         Some(version)
             if version.columns == columns
                 && version.table == name
-                && version.key == policy.key.names
+                && version.key == key_names
                 // In a restored database the old cluster's xids say nothing of a row's age.
                 && (policy.options.image == Image::Full || version.origin == xact::system_identifier()) =>
         {
@@ -120,7 +125,7 @@ pub fn ensure(policy: &Policy, latest: Option<&Version>, columns: Vec<VersionCol
                 (pg_sys::INT4OID, Some(Value::new(number.into()))),
                 text(&name.0),
                 text(&name.1),
-                text(array_literal(&policy.key.names).as_slice()),
+                text(array_literal(key_names).as_slice()),
                 text(columns.as_bytes()),
                 (pg_sys::INT8OID, Some(Value::new(from_change.into()))),
                 (pg_sys::INT8OID, Some(Value::new(xact::system_identifier().into()))),

@@ -49,6 +49,12 @@ impl OpenRelation {
         unsafe { (*(*self.as_ptr()).rd_rel).relkind as u8 }
     }
 
+    /// The role that owns it.
+    pub fn owner(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.as_ptr()).rd_rel).relowner }
+    }
+
     /// The columns that are not dropped.
     pub fn columns(&self) -> Vec<Column> {
         let desc = self.descriptor();

@@ -112,25 +112,40 @@ impl<'call> TriggerCall<'call> {
         })
     }
 
-    /// Whether the relation also has an enabled trigger of the name, other than the one that calls.
-    pub fn beside_trigger(&self, name: &core::ffi::CStr) -> bool {
+    /// Whether another trigger of the relation, which calls the same function for every row of the event, comes before
+    /// this one, or this one does not fire for every row while another does.
+    pub fn is_repeated(&self) -> bool {
         // SAFETY: the relation is open during the call; its trigger description has numtriggers entries.
         unsafe {
+            let this = &*self.data.tg_trigger;
             let triggers = (*self.data.tg_relation).trigdesc;
-            !triggers.is_null()
-                && (0..(*triggers).numtriggers as usize).any(|at| {
-                    let trigger = &*(*triggers).triggers.add(at);
-                    core::ffi::CStr::from_ptr(trigger.tgname) == name
-                        && trigger.tgenabled as u8 != pg_sys::TRIGGER_DISABLED
-                        && trigger.tgoid != (*self.data.tg_trigger).tgoid
+            if triggers.is_null() {
+                return false;
+            }
+            // What TRIGGER_FOR_INSERT and its kin test.
+            let event: i16 = match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+                pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT as i16,
+                pg_sys::TRIGGER_EVENT_UPDATE => pg_sys::TRIGGER_TYPE_UPDATE as i16,
+                _ => pg_sys::TRIGGER_TYPE_DELETE as i16,
+            };
+            let silent = match pg_sys::SessionReplicationRole as u32 {
+                pg_sys::SESSION_REPLICATION_ROLE_REPLICA => pg_sys::TRIGGER_FIRES_ON_ORIGIN,
+                _ => pg_sys::TRIGGER_FIRES_ON_REPLICA,
+            };
+            (0..(*triggers).numtriggers as usize)
+                .map(|at| &*(*triggers).triggers.add(at))
+                .find(|other| {
+                    let enabled = other.tgenabled as u8;
+                    other.tgfoid == this.tgfoid
+                        && other.tgtype & event != 0
+                        && other.tgtype & pg_sys::TRIGGER_TYPE_ROW as i16 != 0
+                        && enabled != pg_sys::TRIGGER_DISABLED
+                        && enabled != silent
+                        && other.tgqual.is_null()
+                        && other.tgnattr == 0
                 })
+                .is_some_and(|first| first.tgoid != this.tgoid)
         }
-    }
-
-    /// The name of the trigger that calls.
-    pub fn name(&self) -> &core::ffi::CStr {
-        // SAFETY: set for every call by a trigger.
-        unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) }
     }
 
     /// Whether another trigger of the relation that calls the same function records this TRUNCATE.
