@@ -18,6 +18,8 @@ mod dump;
 mod history;
 #[path = "client/keys.rs"]
 mod keys;
+#[path = "client/memory.rs"]
+mod memory;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]

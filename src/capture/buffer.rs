@@ -65,7 +65,7 @@ impl Batch {
 
 /// A batch this large is written without waiting for more rows. A smaller one waits for the end of the transaction:
 /// its reader finds it in memory, and several statements' rows are written at the price of one.
-const LARGE_BATCH: usize = 1 << 20;
+pub const LARGE_BATCH: usize = 1 << 20;
 
 /// What one subtransaction has captured.
 #[derive(Default)]

@@ -98,6 +98,9 @@ pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Err
         let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?, statement_no };
         buffer::add(&place, encoded, &scratch)?;
     }
-    SCRATCH.set(scratch);
+    // What an unusually large row took is given back.
+    if scratch.capacity() <= buffer::LARGE_BATCH {
+        SCRATCH.set(scratch);
+    }
     Ok(())
 }
