@@ -20,7 +20,8 @@ extension_sql_file!("../sql/install/library.sql", name = "library", requires = [
 extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
 extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["capture"]);
-extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["views"]);
+extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["views"]);
+extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
@@ -41,5 +42,6 @@ pub extern "C-unwind" fn _PG_init() {
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,
         catalog::cache::invalidate,
+        capture::cost::session_ends,
     );
 }

@@ -10,6 +10,8 @@ mod capture;
 mod cluster;
 #[path = "client/context.rs"]
 mod context;
+#[path = "client/cost.rs"]
+mod cost;
 #[path = "client/crash.rs"]
 mod crash;
 #[path = "client/dump.rs"]

@@ -2,9 +2,9 @@
 
 use pgrx::pg_sys;
 
-use super::buffer;
 use super::image::{Change, op};
 use super::trigger::{plan_of, record};
+use super::{buffer, cost};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
 use crate::error::{Error, OrRaise};
@@ -70,6 +70,7 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
     let plan = plan_of(relid)?;
     let command = xact::current_command();
     let arena = Arena::for_one_use(c"threadline whole table");
+    let timer = cost::RowTimer::start();
     let mut count = 0;
     scan::each_row(&relation, |row| {
         let change = match kind {
@@ -80,5 +81,6 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
         arena.reset();
         count += 1;
     });
+    timer.stop(plan.policy.table_id);
     Ok(count)
 }
