@@ -22,7 +22,8 @@ extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = [
 extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires = ["capture"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["triggers"]);
 extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
-extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["truncate"]);
+extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["truncate"]);
+extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
@@ -46,5 +47,6 @@ pub extern "C-unwind" fn _PG_init() {
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,
         catalog::cache::invalidate,
+        capture::cost::session_ends,
     );
 }

@@ -17,6 +17,7 @@ crate::sql_functions! {
     oldest_other_writer / pg_finfo_oldest_other_writer => crate::capture::face::oldest_other_writer;
     pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
     pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
+    pending_cost / pg_finfo_pending_cost => crate::capture::face::pending_cost;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
     row_image / pg_finfo_row_image => crate::history::row::row_image;

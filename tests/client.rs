@@ -10,6 +10,8 @@ mod capture;
 mod cluster;
 #[path = "client/context.rs"]
 mod context;
+#[path = "client/cost.rs"]
+mod cost;
 #[path = "client/coverage.rs"]
 mod coverage;
 #[path = "client/crash.rs"]
@@ -24,6 +26,8 @@ mod health;
 mod history;
 #[path = "client/keys.rs"]
 mod keys;
+#[path = "client/memory.rs"]
+mod memory;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]

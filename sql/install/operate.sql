@@ -245,6 +245,7 @@ DECLARE
     brin       record;
 BEGIN
     PERFORM threadline.follow_partitions();
+    PERFORM threadline.sum_up_costs();
     FOR brin IN
         SELECT x.oid
         FROM pg_inherits AS h
@@ -266,7 +267,7 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.audit_maintain() IS
-    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
+    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time, sums up audit_cost()''s counts. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
 
 -- Counting a large log takes long, so it is counted only up to 128 MB and else estimated as the planner does: by
 -- each partition's rows per page and the share of the table among its most common values.
@@ -391,9 +392,9 @@ AS $$
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',
             'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version',
-            'readable_activity']),
+            'readable_activity', 'readable_cost']),
         ('reader', 'routine', ARRAY[
-            'origin', 'pending_changes', 'pending_transaction', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
+            'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
             'op_name', 'apply_image', 'applied_images', 'composite_key_object', 'key_object', 'field_names',
             'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
             'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
@@ -404,7 +405,7 @@ AS $$
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
             'image_comparison', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
-            'qualified_name', 'trigger_findings', 'gaps_now', 'capture_armed', 'audit_status']),
+            'qualified_name', 'trigger_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
-use super::buffer;
 use super::log;
 use super::partition_move;
 use super::transaction;
+use super::{buffer, cost};
 use crate::catalog::cache;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::{Value, bytes_datum, for_message, text_datum};
@@ -129,6 +129,18 @@ pub fn pending_transaction(call: &mut Call) -> pg_sys::Datum {
         transaction::with_fields(&summary, None, false, |fields| fields.iter().map(|field| owned(*field)).collect())
     });
     call.return_rows(row)
+}
+
+/// `threadline.pending_cost()`: what this session has counted and not yet saved to capture_cost.
+pub fn pending_cost(call: &mut Call) -> pg_sys::Datum {
+    let rows: Vec<_> = cost::unsaved()
+        .into_iter()
+        .map(|(table_id, cost)| {
+            let counts = [cost.changes, cost.bytes, cost.wal_bytes, cost.nanoseconds];
+            std::iter::once(table_id.into()).chain(counts.into_iter().map(Into::into)).map(Some).collect()
+        })
+        .collect();
+    call.return_rows(rows)
 }
 
 /// A field as a datum that outlives what it was read from.

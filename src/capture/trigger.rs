@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Place};
 use super::image::{self, Change, op};
-use super::{partition_move, whole_table};
+use super::{cost, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
 use crate::error::{Error, OrRaise};
@@ -26,7 +26,10 @@ thread_local! {
 
 /// `threadline.capture_row()`: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
 pub fn capture_row(call: &mut Call) -> pg_sys::Datum {
-    record_row(call).or_raise();
+    let timer = cost::RowTimer::sample();
+    if let Some(table_id) = record_row(call).or_raise() {
+        timer.stop(table_id);
+    }
     pg_sys::Datum::from(0usize)
 }
 
@@ -62,7 +65,8 @@ pub fn plan_of(relid: pg_sys::Oid) -> Result<std::rc::Rc<Plan>, Error> {
         .ok_or_else(|| Error::NotUnderCapture { table: relation::qualified_name(relid) })
 }
 
-fn record_row(call: &Call) -> Result<(), Error> {
+/// The id of the table whose row it is; None when another trigger records the row.
+fn record_row(call: &Call) -> Result<Option<i32>, Error> {
     let function = "capture_row";
     let trigger = called_by_trigger(call, function)?;
     let event = trigger
@@ -71,34 +75,36 @@ fn record_row(call: &Call) -> Result<(), Error> {
     // A second trigger on the function would record every change twice: one that somebody added, or that of a table
     // captured for itself beside the clone of its partitioned table's.
     if trigger.is_repeated() {
-        return Ok(());
+        return Ok(None);
     }
     let plan = plan_of(trigger.relation())?;
+    let table_id = plan.policy.table_id;
     let statement_no = trigger.command(event);
     match event {
         RowEvent::Insert => match partition_move::taken_by_insert(&plan, statement_no)? {
             Some(source) => {
                 let (old, new) = (&source.row.row(), &trigger.row());
                 let change = Change::Updates { old_plan: &source.plan, old, new, written_by: None };
-                record(&plan, statement_no, &change)
+                record(&plan, statement_no, &change)?
             }
-            None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row())),
+            None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row()))?,
         },
         RowEvent::Update => {
             partition_move::settle()?;
             let written_by = trigger.old_version_written_by();
             let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row(), written_by };
-            record(&plan, statement_no, &change)
+            record(&plan, statement_no, &change)?
         }
         RowEvent::Delete => {
             partition_move::settle()?;
             if trigger.moved_to_another_partition() {
                 partition_move::begin(plan, trigger.keep_row(), statement_no);
-                return Ok(());
+            } else {
+                record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()))?
             }
-            record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()))
         }
     }
+    Ok(Some(table_id))
 }
 
 /// Encodes a change and hands it to the buffer.
@@ -109,6 +115,9 @@ pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Err
         let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
         buffer::add(&place, encoded, &scratch)?;
     }
-    SCRATCH.set(scratch);
+    // What an unusually large row took is given back.
+    if scratch.capacity() <= buffer::LARGE_BATCH {
+        SCRATCH.set(scratch);
+    }
     Ok(())
 }

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use super::buffer::{self, Place};
+use super::buffer::Place;
 use super::image::{Change, Encoded, Key, op};
 use super::jsonb;
 use super::trigger::{plan_of, record};
+use super::{buffer, cost};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
 use crate::error::{Error, OrRaise};
@@ -133,6 +134,7 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
     let plan = plan_of(relid)?;
     let command = xact::current_command();
     let arena = Arena::for_one_use(c"threadline whole table");
+    let timer = cost::RowTimer::start();
     let mut count = 0;
     scan::each_row(&relation, |row| {
         let change = match kind {
@@ -143,5 +145,6 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
         arena.reset();
         count += 1;
     });
+    timer.stop(plan.policy.table_id);
     Ok(count)
 }

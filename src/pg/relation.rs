@@ -258,6 +258,12 @@ pub fn exists(relid: pg_sys::Oid) -> bool {
     unsafe { pg_sys::get_rel_relkind(relid) != 0 }
 }
 
+/// Locks the relation unless that would take waiting; says whether it did.
+pub fn lock_if_free(relid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: takes any OID; the lock stays until the transaction ends.
+    unsafe { pg_sys::ConditionalLockRelationOid(relid, lock) }
+}
+
 /// Whether TRUNCATE of the relation calls our truncate function, here and now.
 pub fn has_truncate_trigger(relid: pg_sys::Oid) -> bool {
     let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);

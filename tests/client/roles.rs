@@ -150,6 +150,7 @@ fn admin_functions_are_refused() {
         "SELECT threadline.replay_check('app.mine')",
         "SELECT threadline.incident_bundle(gen_random_uuid())",
         "SELECT * FROM threadline.audit_status()",
+        "SELECT * FROM threadline.audit_cost()",
     ] {
         assert_eq!(writer.failure(sql).code, "42501", "{sql}");
     }
