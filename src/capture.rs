@@ -2,9 +2,10 @@
 //!
 //! `trigger` is where the server calls in; `image` turns rows into images; `buffer` holds them by subtransaction
 //! until a statement ends; `log` writes them below the executor; `transaction` adds the transaction's own row in
-//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE.
+//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE; `cost` counts what all this costs.
 
 pub mod buffer;
+pub mod cost;
 pub mod encode;
 pub mod face;
 pub mod image;

@@ -26,6 +26,8 @@ pub enum Error {
     TruncateBlocked { table: String },
     /// The caller does not own the table.
     NotOwner { table: String },
+    /// The caller does not own the schema.
+    NotSchemaOwner { schema: String },
     /// One of our own tables is not as this version of the library made it.
     StorageChanged { relation: String, detail: String },
     /// One of our own tables or sequences does not exist.
@@ -48,7 +50,7 @@ impl Error {
             Error::NullKey { .. } => ERRCODE_NOT_NULL_VIOLATION,
             Error::ImageTooLarge { .. } => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Error::TruncateBlocked { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Error::NotOwner { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Error::NotOwner { .. } | Error::NotSchemaOwner { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::StorageChanged { .. } | Error::StorageMissing { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::NoPartition { .. } => ERRCODE_CHECK_VIOLATION,
             Error::NotATableRow { .. } => ERRCODE_DATATYPE_MISMATCH,
@@ -79,6 +81,7 @@ impl Error {
                 format!("TRUNCATE of captured table {table} is blocked by its capture policy")
             }
             Error::NotOwner { table } => format!("must be owner of table {table}"),
+            Error::NotSchemaOwner { schema } => format!("must be owner of schema \"{schema}\""),
             Error::StorageChanged { relation, .. } => {
                 format!("threadline.{relation} is not as this version of threadline_forensics made it")
             }
@@ -140,6 +143,10 @@ impl Error {
                 literal(table)
             )),
             Error::NotOwner { table } => Some(format!("Ask the owner, or: ALTER TABLE {table} OWNER TO CURRENT_USER;")),
+            Error::NotSchemaOwner { schema } => Some(format!(
+                "Ask the owner, or: ALTER SCHEMA \"{}\" OWNER TO CURRENT_USER; audit_enable() takes single tables.",
+                schema.replace('"', "\"\"")
+            )),
             Error::StorageChanged { .. } => Some("ALTER EXTENSION threadline_forensics UPDATE;".into()),
             Error::StorageMissing { .. } => {
                 Some("DROP EXTENSION threadline_forensics CASCADE; CREATE EXTENSION threadline_forensics;".into())

@@ -19,8 +19,11 @@ extension_sql_file!("../sql/install/storage.sql", name = "storage", requires = [
 extension_sql_file!("../sql/install/library.sql", name = "library", requires = ["storage"]);
 extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
 extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
-extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["capture"]);
-extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["views"]);
+extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires = ["capture"]);
+extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["triggers"]);
+extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
+extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["truncate"]);
+extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
@@ -28,6 +31,9 @@ extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["b
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
+extension_sql_file!("../sql/install/coverage.sql", name = "coverage", requires = ["operate"]);
+extension_sql_file!("../sql/install/schema_capture.sql", name = "schema_capture", requires = ["coverage"]);
+extension_sql_file!("../sql/install/health.sql", name = "health", requires = ["schema_capture"]);
 extension_sql_file!("../sql/install/grants.sql", name = "grants", finalize);
 
 /// Runs when a session first uses the extension; no preloading is needed.
@@ -41,5 +47,6 @@ pub extern "C-unwind" fn _PG_init() {
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,
         catalog::cache::invalidate,
+        capture::cost::session_ends,
     );
 }

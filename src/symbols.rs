@@ -5,6 +5,8 @@ crate::sql_functions! {
     capture_truncate / pg_finfo_capture_truncate => crate::capture::trigger::capture_truncate;
     audit_enable / pg_finfo_audit_enable => crate::capture::face::audit_enable;
     audit_disable / pg_finfo_audit_disable => crate::capture::face::audit_disable;
+    enable_schema_checked / pg_finfo_enable_schema_checked => crate::capture::face::enable_schema_checked;
+    library_version / pg_finfo_library_version => crate::capture::face::library_version;
     take_baseline / pg_finfo_take_baseline => crate::capture::whole_table::take_baseline;
     invalidate_relation / pg_finfo_invalidate_relation => crate::capture::face::invalidate_relation;
     current_audit_transaction_id / pg_finfo_current_audit_transaction_id =>
@@ -15,6 +17,7 @@ crate::sql_functions! {
     oldest_other_writer / pg_finfo_oldest_other_writer => crate::capture::face::oldest_other_writer;
     pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
     pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
+    pending_cost / pg_finfo_pending_cost => crate::capture::face::pending_cost;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
     row_image / pg_finfo_row_image => crate::history::row::row_image;

@@ -10,14 +10,24 @@ mod capture;
 mod cluster;
 #[path = "client/context.rs"]
 mod context;
+#[path = "client/cost.rs"]
+mod cost;
+#[path = "client/coverage.rs"]
+mod coverage;
 #[path = "client/crash.rs"]
 mod crash;
+#[path = "client/delta.rs"]
+mod delta;
 #[path = "client/dump.rs"]
 mod dump;
+#[path = "client/health.rs"]
+mod health;
 #[path = "client/history.rs"]
 mod history;
 #[path = "client/keys.rs"]
 mod keys;
+#[path = "client/memory.rs"]
+mod memory;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]
@@ -30,7 +40,13 @@ mod redaction;
 mod replay;
 #[path = "client/roles.rs"]
 mod roles;
+#[path = "client/schema_capture.rs"]
+mod schema_capture;
 #[path = "client/support.rs"]
 mod support;
 #[path = "client/triggers.rs"]
 mod triggers;
+#[path = "client/truncate.rs"]
+mod truncate;
+#[path = "client/write_paths.rs"]
+mod write_paths;

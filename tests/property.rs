@@ -6,14 +6,22 @@
 mod as_of;
 #[path = "property/images.rs"]
 mod images;
+#[path = "property/images_oracle.rs"]
+mod images_oracle;
+#[path = "property/kinds.rs"]
+mod kinds;
 #[path = "property/random.rs"]
 mod random;
+#[path = "property/random_table.rs"]
+mod random_table;
 #[path = "property/stress.rs"]
 mod stress;
 // Shared with the client tests, which use the rest of it.
 #[allow(dead_code)]
 #[path = "client/support.rs"]
 mod support;
+#[path = "property/types.rs"]
+mod types;
 #[path = "property/under_load.rs"]
 mod under_load;
 #[path = "property/values.rs"]

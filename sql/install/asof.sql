@@ -223,7 +223,7 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT s.table_pk, s.schema_version, s.new_image
     FROM (
-        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image
+        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image, x.commit_no, c.statement_no
         FROM threadline.readable_change c
         JOIN threadline.readable_transaction x ON x.id = c.transaction_id
         WHERE c.table_id = table_state.p_table_id
@@ -231,7 +231,9 @@ BEGIN ATOMIC
           AND x.commit_no <= table_state.p_horizon
         ORDER BY c.row_key, c.key, x.commit_no DESC, c.statement_no DESC, c.op DESC, c.id DESC
     ) s
-    WHERE s.op >= 3;
+    WHERE s.op >= 3
+      AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon) m
+                      WHERE (s.commit_no, s.statement_no) < (m.commit_order, m.statement_no));
 END;
 
 -- Typed and whole-table answers have no room to say that they are incomplete: they raise.
@@ -425,26 +427,30 @@ LANGUAGE sql STABLE ROWS 1
 AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, threadline.key_text(audit_row_as_of.key), audit_row_as_of.at) s $$;
 
 -- A table by the name the caller types: a living one through the search path, else one of that name that is
--- gone, the last that was captured. No SET search_path here: the caller's own decides.
-CREATE FUNCTION threadline.table_by_name(p_name text) RETURNS integer
+-- gone, the last that was captured. For a time before the living one was captured, one that is gone and was captured
+-- by then. No SET search_path here: the caller's own decides.
+CREATE FUNCTION threadline.table_by_name(p_name text, p_at timestamptz) RETURNS integer
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_relation constant regclass := pg_catalog.to_regclass(p_name);
     v_parts constant text[] := pg_catalog.parse_ident(p_name);
     v_table_id integer;
+    v_enabled_at timestamptz;
 BEGIN
-    SELECT t.table_id INTO v_table_id
+    SELECT t.table_id, t.enabled_at INTO v_table_id, v_enabled_at
     FROM threadline.readable_table t
     WHERE t.relation = v_relation;
-    IF v_table_id IS NULL THEN
-        SELECT t.table_id INTO v_table_id
-        FROM threadline.readable_table t
-        WHERE t.relation IS NULL
-          AND t.table_name = v_parts[pg_catalog.cardinality(v_parts)]
-          AND (pg_catalog.cardinality(v_parts) = 1 OR t.table_schema = v_parts[1])
-        ORDER BY t.table_id DESC
-        LIMIT 1;
+    IF v_table_id IS NULL OR p_at < v_enabled_at THEN
+        v_table_id := coalesce((
+            SELECT t.table_id
+            FROM threadline.readable_table t
+            WHERE t.relation IS NULL
+              AND t.table_name = v_parts[pg_catalog.cardinality(v_parts)]
+              AND (pg_catalog.cardinality(v_parts) = 1 OR t.table_schema = v_parts[1])
+              AND (v_table_id IS NULL OR t.enabled_at <= p_at)
+            ORDER BY t.table_id DESC
+            LIMIT 1), v_table_id);
     END IF;
     IF v_table_id IS NULL THEN
         IF v_relation IS NOT NULL AND NOT pg_catalog.has_table_privilege(v_relation, 'SELECT') THEN
@@ -465,7 +471,7 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_table_as_of.at);
-    v_table_id constant integer := threadline.table_by_name(audit_table_as_of.table_name);
+    v_table_id constant integer := threadline.table_by_name(audit_table_as_of.table_name, audit_table_as_of.at);
 BEGIN
     RETURN QUERY
     SELECT s.table_pk, s.image
@@ -496,4 +502,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION threadline.audit_table_as_of(text, timestamptz) IS
-    'The whole table as of everything committed at or before a time, in the shape of then: key and row as JSON. Also for a dropped table, by its last name. Errors and warnings as audit_as_of(row_type, at).';
+    'The whole table as of everything committed at or before a time, in the shape of then: key and row as JSON. Also for a dropped table, by its last name, and for a time before a table of that name was made anew. Errors and warnings as audit_as_of(row_type, at).';

@@ -15,7 +15,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.previous_change(p_change threadline.readable_change) RETURNS bigint
+CREATE FUNCTION threadline.previous_row_change(p_change threadline.readable_change) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
@@ -62,7 +62,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.next_change(p_change threadline.readable_change) RETURNS bigint
+CREATE FUNCTION threadline.next_row_change(p_change threadline.readable_change) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
@@ -110,6 +110,48 @@ BEGIN
           AND c.transaction_id = v_next.transaction_id AND c.statement_no = v_next.statement_no
           AND c.op = 5 AND c.old_key = v_next.key
           AND c.id >= b.first_id AND c.id < b.end_id);
+END
+$$;
+
+-- A row may have fallen to a mark between two of its changes.
+CREATE FUNCTION threadline.previous_change(p_change threadline.readable_change) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_previous threadline.readable_change;
+    v_mark threadline.readable_change;
+BEGIN
+    SELECT c.* INTO v_previous FROM threadline.readable_change c WHERE c.id = threadline.previous_row_change(p_change);
+    IF v_previous.op >= 3 AND p_change.op >= 3 THEN
+        v_mark := threadline.mark_after(v_previous, NULL);
+    END IF;
+    IF v_mark.id IS NOT NULL
+       AND (CASE WHEN v_mark.transaction_id = p_change.transaction_id THEN v_mark.statement_no <= p_change.statement_no
+                 ELSE v_mark.id < p_change.id END) THEN
+        RETURN v_mark.id;
+    END IF;
+    RETURN v_previous.id;
+END
+$$;
+
+CREATE FUNCTION threadline.next_change(p_change threadline.readable_change) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_next threadline.readable_change;
+    v_mark threadline.readable_change;
+BEGIN
+    SELECT c.* INTO v_next FROM threadline.readable_change c WHERE c.id = threadline.next_row_change(p_change);
+    IF p_change.op >= 3 THEN
+        v_mark := threadline.mark_after(p_change, NULL);
+    END IF;
+    IF v_mark.id IS NOT NULL
+       AND (v_next.id IS NULL
+            OR CASE WHEN v_mark.transaction_id = v_next.transaction_id THEN v_mark.statement_no <= v_next.statement_no
+                    ELSE v_mark.id < v_next.id END) THEN
+        RETURN v_mark.id;
+    END IF;
+    RETURN v_next.id;
 END
 $$;
 

@@ -54,15 +54,16 @@ AS $$
 $$;
 
 -- The columns that recorded names and attribute numbers stand for now. A name is found under its name; a
--- column the newest recorded shape knows by another name was renamed. Restored tables may have other
+-- column the newest recorded shape knows by another name was renamed, and so was one that it has in the place
+-- in question (list: key, exclude, mask) under the name of now. Restored tables may have other
 -- numbers, so a number alone counts only while no shape is recorded, where it can only redact too much.
-CREATE FUNCTION threadline.followed_columns(table_id integer, target regclass, names name[], attnums int2[])
+CREATE FUNCTION threadline.followed_columns(table_id integer, target regclass, names name[], attnums int2[], list text)
 RETURNS TABLE (ordinal bigint, column_name name, attnum int2, preference integer)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH shape AS (
-        SELECT v.columns
+        SELECT v.columns, v.key_columns
         FROM threadline.table_version AS v
         WHERE v.table_id = followed_columns.table_id
         ORDER BY v.version DESC
@@ -75,21 +76,25 @@ AS $$
         ON a.attrelid = followed_columns.target AND a.attnum > 0 AND NOT a.attisdropped
        AND (a.attname = k.name OR a.attnum = k.attnum)
     CROSS JOIN LATERAL (
-        SELECT (SELECT bool_or((c.value ->> 'attnum')::int2 = a.attnum) AND NOT bool_or(c.value ->> 'name' = a.attname)
+        SELECT (SELECT bool_or((c.value ->> 'attnum')::int2 = a.attnum)
+                           AND (NOT bool_or(c.value ->> 'name' = a.attname)
+                                OR bool_or(c.value ->> 'attnum' = a.attnum::text AND c.value ->> 'name' = a.attname
+                                           AND CASE followed_columns.list WHEN 'key' THEN shape.key_columns[k.ordinal] = a.attname
+                                                    ELSE coalesce(c.value ->> 'redact' = followed_columns.list, false) END))
                 FROM shape, jsonb_array_elements(shape.columns) AS c (value)) AS renamed
     ) AS known
     WHERE a.attname = k.name OR coalesce(known.renamed, true)
 $$;
 
 -- As lists: every column a redaction stands for, and one column for each of a key.
-CREATE FUNCTION threadline.followed_redaction(table_id integer, target regclass, names name[], attnums int2[])
+CREATE FUNCTION threadline.followed_redaction(table_id integer, target regclass, names name[], attnums int2[], list text)
 RETURNS int2[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(array_agg(DISTINCT f.attnum ORDER BY f.attnum), '{}')
     FROM threadline.followed_columns(followed_redaction.table_id, followed_redaction.target,
-                                     followed_redaction.names, followed_redaction.attnums) AS f
+                                     followed_redaction.names, followed_redaction.attnums, followed_redaction.list) AS f
 $$;
 
 CREATE FUNCTION threadline.followed_key(table_id integer, target regclass, names name[], attnums int2[])
@@ -101,7 +106,7 @@ AS $$
     FROM (
         SELECT DISTINCT ON (f.ordinal) f.ordinal, f.attnum
         FROM threadline.followed_columns(followed_key.table_id, followed_key.target,
-                                         followed_key.names, followed_key.attnums) AS f
+                                         followed_key.names, followed_key.attnums, 'key') AS f
         ORDER BY f.ordinal, f.preference
     ) AS one
 $$;
@@ -313,7 +318,7 @@ AS $$
 DECLARE
     -- What a later version brings is known by name, so that nobody takes it for a typing error.
     allowed CONSTANT jsonb := '{"key": ["full_row"], "on_error": ["fail", "warn"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
-    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full"], "skip_noop": [true, false], "truncate": ["capture", "block"]}';
+    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
     option  record;
     problem text;
 BEGIN
@@ -324,8 +329,9 @@ BEGIN
             HINT = 'options => ''{"skip_noop": true}''';
     END IF;
     FOR option IN SELECT o.key AS name, o.value FROM jsonb_each(check_options.options) AS o ORDER BY o.key LOOP
-        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value);
-        IF allowed -> option.name @> jsonb_build_array(option.value) OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]*$') THEN
+        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value)
+                   OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]{0,17}$');
+        IF allowed -> option.name @> jsonb_build_array(option.value) THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'feature_not_supported',
                 MESSAGE = format('option "%s": %s is not available yet', option.name, option.value),
@@ -407,30 +413,6 @@ BEGIN
 END
 $$;
 
--- Ends capture of one table: its own triggers go, what a partitioned table above cloned to it stays.
-CREATE FUNCTION threadline.drop_capture(target regclass, detail jsonb) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    own_trigger name;
-    ended       CONSTANT timestamptz := clock_timestamp();
-    stopped_id  CONSTANT integer := threadline.captured_id(drop_capture.target);
-BEGIN
-    FOR own_trigger IN
-        SELECT g.tgname FROM pg_trigger AS g
-        WHERE g.tgrelid = drop_capture.target AND g.tgparentid = 0
-          AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_truncate()'::regprocedure)
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', own_trigger, threadline.qualified_name(drop_capture.target));
-    END LOOP;
-    UPDATE threadline.captured_table AS t SET enabled = false, disabled_at = ended WHERE t.table_id = stopped_id AND t.enabled;
-    IF FOUND THEN
-        INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
-    END IF;
-END
-$$;
-
 CREATE FUNCTION threadline.enable_capture(
     target           regclass,
     exclude          name[],
@@ -438,7 +420,8 @@ CREATE FUNCTION threadline.enable_capture(
     mask_placeholder text,
     key_columns      name[],
     baseline         boolean,
-    options          jsonb
+    options          jsonb,
+    for_schema       boolean DEFAULT false
 )
 RETURNS void
 LANGUAGE plpgsql
@@ -475,9 +458,9 @@ BEGIN
     present_key := threadline.followed_key(was.table_id, enable_capture.target, was.key_columns, was.key_attnums);
     key := threadline.choose_key(enable_capture.target, enable_capture.key_columns, present_key);
     excluded := coalesce(threadline.named_columns(enable_capture.target, enable_capture.exclude, 'exclude'),
-                         threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums));
+                         threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums, 'exclude'));
     masked := coalesce(threadline.named_columns(enable_capture.target, enable_capture.mask, 'mask'),
-                       threadline.followed_redaction(was.table_id, enable_capture.target, was.mask, was.mask_attnums));
+                       threadline.followed_redaction(was.table_id, enable_capture.target, was.mask, was.mask_attnums, 'mask'));
     PERFORM threadline.check_redaction(enable_capture.target, excluded, masked, key, enable_capture.mask_placeholder);
     IF was.table_id IS NOT NULL AND key <> present_key AND NOT coalesce(enable_capture.baseline, true) THEN
         RAISE EXCEPTION USING
@@ -491,7 +474,7 @@ BEGIN
     -- Making a partition of the log keeps its default partition locked until this transaction ends. Where
     -- nothing is captured yet that stands in nobody's way and spares the baseline a move; else it comes last.
     others := EXISTS (SELECT FROM threadline.captured_table AS t WHERE t.enabled AND t.table_id IS DISTINCT FROM was.table_id);
-    IF NOT others THEN
+    IF NOT others AND NOT enable_capture.for_schema THEN
         PERFORM threadline.ensure_partitions();
     END IF;
 
@@ -507,29 +490,33 @@ BEGIN
 
     armed := threadline.capture_armed(enable_capture.target);
     IF NOT armed THEN
-        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_capture AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()', target_name);
+        -- What went unrecorded since it was last in order is a gap; being armed closes it.
+        PERFORM threadline.observe_capture(was.table_id);
+        -- Partitions get their table's row trigger under its name. Where ATTACH PARTITION must not fail because both are
+        -- captured, no two tables' triggers have one name.
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
+                       'threadline_capture' || CASE WHEN enable_capture.for_schema THEN '_' || enable_capture.target::oid ELSE '' END, target_name);
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
+    PERFORM threadline.arm_partitions(enable_capture.target);
 
     started := clock_timestamp();
     IF was.table_id IS NULL THEN
         INSERT INTO threadline.captured_table AS t
             (relation, origin, schema_name, table_name, key_columns, key_attnums, exclude, exclude_attnums, mask, mask_attnums,
-             placeholder, options, enabled_at)
+             placeholder, options, enabled_at, has_deltas, by_schema)
         SELECT enable_capture.target, threadline.origin(), n.nspname, c.relname,
                threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded,
                threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started
+               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started,
+               coalesce(enable_capture.options ->> 'image' = 'delta', false),
+               enable_capture.for_schema
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target
         RETURNING t.table_id INTO was.table_id;
         INSERT INTO threadline.gap (table_id, reason, until_at) VALUES (was.table_id, 'not_yet_enabled', started);
     ELSE
-        IF was.enabled AND NOT armed THEN
-            INSERT INTO threadline.gap (table_id, reason, since_at, until_at)
-            VALUES (was.table_id, 'trigger_dropped', threadline.last_recorded(was.table_id), started);
-        END IF;
         UPDATE threadline.gap AS g SET until_at = started WHERE g.table_id = was.table_id AND g.until_at IS NULL;
         UPDATE threadline.captured_table AS t
         SET origin = threadline.origin(), schema_name = n.nspname, table_name = c.relname,
@@ -537,25 +524,40 @@ BEGIN
             exclude = threadline.column_names(c.oid, excluded), exclude_attnums = excluded,
             mask = threadline.column_names(c.oid, masked), mask_attnums = masked,
             placeholder = coalesce(enable_capture.mask_placeholder, t.placeholder),
-            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL
+            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL,
+            has_deltas = t.has_deltas OR coalesce(enable_capture.options ->> 'image' = 'delta', false),
+            by_schema = enable_capture.for_schema
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target AND t.table_id = was.table_id
           -- A rerun that changes nothing makes nobody rebuild a plan.
           AND (t.origin, t.schema_name, t.table_name, t.key_columns, t.key_attnums, t.exclude, t.exclude_attnums,
-               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled)
+               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled, t.by_schema)
               IS DISTINCT FROM
               (threadline.origin(), n.nspname, c.relname, threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded, threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true);
+               coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true,
+               enable_capture.for_schema);
     END IF;
+    PERFORM threadline.note_intact(was.table_id);
 
+    IF was.enabled IS DISTINCT FROM true OR NOT armed THEN
+        -- Rows written while nothing was recorded are no ground for a delta: capture starts with a version of its own.
+        INSERT INTO threadline.table_version AS v
+            (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at, origin, first_xid)
+        SELECT v.table_id, v.version + 1, v.schema_name, v.table_name, v.key_columns, v.columns,
+               nextval('threadline.change_id_seq'), clock_timestamp(), threadline.origin(), threadline.next_xid()
+        FROM threadline.table_version AS v
+        WHERE v.table_id = was.table_id
+        ORDER BY v.version DESC LIMIT 1;
+    END IF;
     IF coalesce(enable_capture.baseline, true)
        AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key <> present_key
-            OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id))
+            OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id)
+            OR threadline.gap_since_baseline(was.table_id))
     THEN
         PERFORM threadline.take_baseline(was.table_id, enable_capture.target);
     END IF;
-    IF others THEN
+    IF others AND NOT enable_capture.for_schema THEN
         PERFORM threadline.ensure_partitions();
     END IF;
 END

@@ -135,7 +135,7 @@ BEGIN
     v_what := CASE v_change.op
         WHEN 'insert' THEN 'inserted'
         WHEN 'delete' THEN 'deleted'
-        WHEN 'truncate' THEN 'truncated'
+        WHEN 'truncate' THEN CASE WHEN v_change.table_pk IS NULL THEN 'every row truncated' ELSE 'truncated' END
         WHEN 'snapshot' THEN 'recorded as it was'
         ELSE coalesce(
             (SELECT string_agg(f.name || ' ' || threadline.brief_value(v_change.changed_from -> f.name)
@@ -149,7 +149,7 @@ BEGIN
     FROM threadline.readable_transaction x
     LEFT JOIN threadline.readable_action a ON a.id = x.action_id
     WHERE x.id = v_change.transaction_id;
-    RETURN concat(v_change.table_name, ' ', v_key, ': ', v_what, v_who);
+    RETURN concat(v_change.table_name, ' ' || v_key, ': ', v_what, v_who);
 END
 $$;
 

@@ -102,7 +102,7 @@ RETURN (SELECT k.row_key
         WHERE row_key_of.p_relation IS NOT NULL);
 
 -- The last change of a key among those with id >= p_from that transactions up to p_horizon committed; with a NULL
--- horizon, among all that the caller sees, its own included. One descent of the row index: only one transaction
+-- horizon, among all that the caller sees, its own included. A mark that the row fell to counts as its change. One descent of the row index: only one transaction
 -- at a time can hold a row, so at most the newest transaction found is too late and skipped.
 CREATE FUNCTION threadline.latest_change(p_table_id integer, p_row_key bigint, p_key text, p_from bigint, p_horizon bigint)
 RETURNS threadline.readable_change
@@ -112,6 +112,7 @@ DECLARE
     v_from constant bigint := coalesce(p_from, 0);
     v_below constant bigint := coalesce(p_horizon, 9223372036854775807);
     v_found threadline.readable_change;
+    v_mark threadline.readable_change;
     v_tx record;
     v_skipped uuid[] := '{}';
 BEGIN
@@ -141,6 +142,12 @@ BEGIN
         ORDER BY c.statement_no DESC, c.op DESC, c.id DESC
         LIMIT 1;
     END IF;
+    IF v_found.op >= 3 THEN
+        v_mark := threadline.mark_after(v_found, p_horizon);
+    END IF;
+    IF v_mark.id IS NOT NULL THEN
+        RETURN v_mark;
+    END IF;
     RETURN v_found;
 END
 $$;
@@ -154,6 +161,7 @@ AS $$
 DECLARE
     v_tenure threadline.row_tenure;
     v_move threadline.readable_change;
+    v_mark threadline.readable_change;
     v_end record;
     v_birth record;
     v_arrival record;
@@ -186,6 +194,18 @@ BEGIN
               AND (c.transaction_id <> v_tenure.from_tx OR c.statement_no > v_tenure.from_statement)
             ORDER BY c.statement_no, c.op
             LIMIT 1;
+        END IF;
+        v_mark := threadline.mark_after(v_move, NULL);
+        IF v_mark.id IS NOT NULL
+           AND (v_end.id IS NULL
+                OR CASE WHEN v_mark.transaction_id = v_end.transaction_id THEN v_mark.statement_no <= v_end.statement_no
+                        ELSE v_mark.id < v_end.id END) THEN
+            v_end.id := v_mark.id;
+            v_end.transaction_id := v_mark.transaction_id;
+            v_end.statement_no := v_mark.statement_no;
+            v_end.op := v_mark.op;
+        END IF;
+        IF v_end.id IS NOT NULL THEN
             v_tenure.to_id := v_end.id;
             v_tenure.to_tx := v_end.transaction_id;
             v_tenure.to_statement := v_end.statement_no;
@@ -286,6 +306,45 @@ BEGIN
 END
 $$;
 
+-- The marks that a row of a tenure fell to, with the bounds of row_page.
+CREATE FUNCTION threadline.row_marks(p_table_id integer, p_tenure threadline.row_tenure, p_since timestamptz, p_until timestamptz, p_before bigint)
+RETURNS SETOF threadline.readable_change
+LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_before record;
+    v_mark threadline.readable_change;
+    v_prior threadline.readable_change;
+BEGIN
+    SELECT c.id, c.transaction_id, c.statement_no INTO v_before
+    FROM threadline.readable_change c WHERE c.id = p_before;
+    FOR v_mark IN
+        SELECT c.*
+        FROM threadline.readable_mark c
+        WHERE c.table_id = p_table_id AND c.captured_at >= p_since AND c.captured_at <= p_until
+          AND (p_tenure.from_tx IS NULL
+               OR CASE WHEN c.transaction_id = p_tenure.from_tx THEN c.statement_no > p_tenure.from_statement ELSE c.id > p_tenure.from_id END)
+          AND (p_tenure.to_tx IS NULL
+               OR CASE WHEN c.transaction_id = p_tenure.to_tx THEN c.statement_no <= p_tenure.to_statement ELSE c.id <= p_tenure.to_id END)
+          AND (p_before IS NULL
+               OR CASE WHEN c.id = p_before THEN false
+                       WHEN c.transaction_id = v_before.transaction_id THEN c.statement_no <= v_before.statement_no
+                       ELSE c.id < p_before END)
+    LOOP
+        SELECT c.* INTO v_prior
+        FROM threadline.readable_change c
+        LEFT JOIN LATERAL (SELECT x.commit_no FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
+        WHERE c.table_id = p_table_id AND c.row_key = p_tenure.row_key AND c.key = p_tenure.key
+          AND CASE WHEN c.transaction_id = v_mark.transaction_id THEN c.statement_no < v_mark.statement_no ELSE c.id < v_mark.id END
+        ORDER BY x.commit_no DESC NULLS FIRST, c.statement_no DESC, c.op DESC, c.id DESC
+        LIMIT 1;
+        IF v_prior.op >= 3 AND (threadline.mark_after(v_prior, NULL)).id = v_mark.id THEN
+            RETURN NEXT v_mark;
+        END IF;
+    END LOOP;
+END
+$$;
+
 CREATE FUNCTION threadline.row_history(p_target regclass, p_key text, p_since timestamptz, p_until timestamptz, p_max integer, p_before bigint)
 RETURNS SETOF threadline.audit_history_row
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
@@ -308,12 +367,17 @@ BEGIN
         WHERE g.reason <> 'not_yet_enabled');
     RETURN QUERY
     WITH found AS MATERIALIZED (
-        SELECT DISTINCT ON (c.id) c.*
+        SELECT DISTINCT ON (c.id) c.*, t.key AS tenure_key
         FROM threadline.row_tenures(v_key.table_id, v_table.relation, v_table.key_columns, v_key.row_key, v_key.key, p_max) t
-        CROSS JOIN LATERAL threadline.row_page(v_key.table_id, t, v_since, v_until, p_before, p_max) c
+        CROSS JOIN LATERAL (
+            SELECT p.* FROM threadline.row_page(v_key.table_id, t, v_since, v_until, p_before, p_max) p
+            UNION ALL
+            SELECT m.* FROM threadline.row_marks(v_key.table_id, t, v_since, v_until, p_before) m
+        ) c
         ORDER BY c.id
     )
-    SELECT f.id, f.transaction_id, f.table_schema, f.table_name, f.table_pk, f.old_pk, f.op_name, f.changed_fields,
+    SELECT f.id, f.transaction_id, f.table_schema, f.table_name,
+           coalesce(f.table_pk, threadline.key_object(v_table.key_columns, f.tenure_key)), f.old_pk, f.op_name, f.changed_fields,
            f.old_image, f.new_image, f.captured_at, f.statement_no, f.schema_version,
            x.committed_at, x.actor_ref, a.name,
            coalesce(x.correlation_id, a.correlation_id), coalesce(x.request_id, a.request_id), coalesce(x.job_id, a.job_id),

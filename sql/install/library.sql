@@ -16,12 +16,20 @@ CREATE FUNCTION threadline.audit_enable(
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'audit_enable';
 COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], name[], text, name[], boolean, jsonb) IS
 'Puts a table under capture, or changes how it is captured; calling it again is harmless. NULL keeps what is set, ''{}'' clears it. The caller must own the table.
-exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"skip_noop": bool, "truncate": "capture"|"block"}.
-A partitioned table covers its partitions, present and future. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
+exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows}. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
+A partitioned table covers its partitions, present and future; TRUNCATE of a single partition made or attached since is seen from the next audit_maintain() or audit_enable() on. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
 
 CREATE FUNCTION threadline.audit_disable(target regclass) RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'audit_disable';
 COMMENT ON FUNCTION threadline.audit_disable(regclass) IS
 'Stops capture of a table and keeps its history; the time until it is enabled again is a gap (audit_gaps). The caller must own the table. Errors: 42501 not the owner, 55000 not under capture.';
+
+CREATE FUNCTION threadline.enable_schema_checked(schema_name name, future boolean, except_tables name[]) RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'enable_schema_checked';
+COMMENT ON FUNCTION threadline.enable_schema_checked(name, boolean, name[]) IS 'Internal: what audit_enable_schema does with the extension owner''s rights, once it is sure that the caller owns the schema.';
+
+CREATE FUNCTION threadline.library_version() RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'library_version';
+COMMENT ON FUNCTION threadline.library_version() IS 'The version of the shared library that this session runs; that of the SQL objects is in pg_extension.';
 
 CREATE FUNCTION threadline.take_baseline(p_table_id integer, target regclass) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'take_baseline';

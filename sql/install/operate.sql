@@ -154,24 +154,6 @@ BEGIN
 END
 $$;
 
--- Whether writes of the table are recorded: all triggers there and firing, on every leaf.
-CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT 2 = (SELECT count(*)
-                FROM pg_trigger AS g
-                WHERE g.tgrelid = capture_armed.target AND g.tgenabled IN ('O', 'A')
-                  AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_truncate()'::regprocedure))
-       AND NOT EXISTS (
-               SELECT FROM pg_partition_tree(capture_armed.target::regclass) AS p
-               WHERE p.isleaf
-                 AND NOT EXISTS (
-                         SELECT FROM pg_trigger AS g
-                         WHERE g.tgrelid = p.relid AND g.tgenabled IN ('O', 'A')
-                           AND g.tgfoid = 'threadline.capture_row()'::regprocedure))
-$$;
-
 -- When a table that should have been captured was last seen to be: its last recorded change, else its beginning.
 CREATE FUNCTION threadline.last_recorded(table_id integer) RETURNS timestamptz
 LANGUAGE sql STABLE
@@ -196,7 +178,8 @@ DECLARE
     followed text[] := '{}';
     lost     text[] := '{}';
 BEGIN
-    FOR t IN SELECT * FROM threadline.captured_table AS c ORDER BY c.table_id FOR UPDATE LOOP
+    -- A table that is just being put under capture, or changed, is followed by the next call.
+    FOR t IN SELECT * FROM threadline.captured_table AS c ORDER BY c.table_id FOR UPDATE SKIP LOCKED LOOP
         SELECT c.oid, n.nspname, c.relname INTO live
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'p')
@@ -227,8 +210,8 @@ BEGIN
             lost := lost || format('%I.%I', live.nspname, live.relname);
             CONTINUE;
         END IF;
-        excluded := threadline.followed_redaction(t.table_id, live.oid, t.exclude, t.exclude_attnums);
-        masked := threadline.followed_redaction(t.table_id, live.oid, t.mask, t.mask_attnums);
+        excluded := threadline.followed_redaction(t.table_id, live.oid, t.exclude, t.exclude_attnums, 'exclude');
+        masked := threadline.followed_redaction(t.table_id, live.oid, t.mask, t.mask_attnums, 'mask');
         UPDATE threadline.captured_table AS c
         SET relation = live.oid, origin = threadline.origin(), schema_name = live.nspname, table_name = live.relname,
             key_columns = threadline.column_names(live.oid, key), key_attnums = key,
@@ -255,10 +238,14 @@ SET lock_timeout = '300ms'
 AS $$
 DECLARE
     tables     CONSTANT jsonb := threadline.follow_tables();
+    gaps       CONSTANT jsonb := threadline.observe_capture();
     partitions CONSTANT jsonb := threadline.ensure_partitions(clear_default => true);
+    new_tables CONSTANT text[] := threadline.capture_missed_tables();
     summarised bigint := 0;
     brin       record;
 BEGIN
+    PERFORM threadline.follow_partitions();
+    PERFORM threadline.sum_up_costs();
     FOR brin IN
         SELECT x.oid
         FROM pg_inherits AS h
@@ -274,12 +261,13 @@ BEGIN
             CONTINUE;
         END;
     END LOOP;
-    RETURN jsonb_build_object('partitions', partitions, 'tables', tables, 'ranges_summarised', summarised);
+    RETURN jsonb_build_object('partitions', partitions, 'tables', tables, 'gaps', gaps, 'captured', to_jsonb(new_tables),
+                              'ranges_summarised', summarised);
 END
 $$;
 
 COMMENT ON FUNCTION threadline.audit_maintain() IS
-    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables, summarises indexes by time. Never waits long for a lock: what it could not do now is listed and done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
+    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time, sums up audit_cost()''s counts. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
 
 -- Counting a large log takes long, so it is counted only up to 128 MB and else estimated as the planner does: by
 -- each partition's rows per page and the share of the table among its most common values.
@@ -402,28 +390,29 @@ AS $$
             'capture_row', 'capture_truncate']),
         ('reader', 'view', ARRAY[
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
-            'readable_table', 'readable_change', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',
+            'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',
             'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version',
-            'readable_activity']),
+            'readable_activity', 'readable_cost']),
         ('reader', 'routine', ARRAY[
-            'origin', 'pending_changes', 'pending_transaction', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
-            'op_name', 'composite_key_object', 'key_object', 'field_names',
+            'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
+            'op_name', 'apply_image', 'applied_images', 'composite_key_object', 'key_object', 'field_names',
             'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
-            'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
+            'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'image_as_now', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of',
             'json_differences', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
-            'neighbour_document', 'previous_change', 'next_change', 'incident_bundle',
+            'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
             'image_comparison', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
-            'capture_armed', 'audit_status']),
+            'qualified_name', 'trigger_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',
             'purge_transaction_batches', 'purge_transaction_batch', 'purge_finish', 'refuse_inside_transaction',
-            'audit_maintain']),
-        ('admin', 'routine', ARRAY['audit_enable', 'audit_disable', 'audit_set_retention'])
+            'audit_maintain', 'audit_coverage', 'audit_policy', 'audit_health', 'audit_health_json']),
+        ('admin', 'routine', ARRAY['audit_enable', 'audit_disable', 'audit_enable_schema', 'enable_schema_checked', 'captured_in_schema', 'audit_expect_uncovered',
+            'audit_set_retention'])
     ) AS l (level, kind, names), unnest(l.names) AS n (name)
 $$;
 

@@ -45,7 +45,7 @@ END;
 -- The check of one table, as a statement with parameters $1 table_id, $2 first change, $3 whether every row since then
 -- was recorded, so that one that was not is a violation. Two things are compared: each change's row before it with what
 -- the change before it left (entry, chained, break), and the last of each row with the table (live, compared, verdict).
--- A change of key is two entries: the row leaves one key and arrives at the other. s is a replayed image with its
+-- A change of key is two entries: the row leaves one key and arrives at the other. A mark (storage.sql) ends every row. s is a replayed image with its
 -- version; l the live row's.
 CREATE FUNCTION threadline.comparison_statement(p_table_id integer, p_relation regclass, p_skip_retyped boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
@@ -68,7 +68,12 @@ BEGIN
     INTO v_replayed, v_live
     FROM threadline.image_comparison(p_table_id, p_relation) v;
     RETURN format($statement$
-        WITH entry AS (
+        WITH mark AS (
+            SELECT m.id, CASE WHEN x.id IS NULL THEN m.id ELSE coalesce(x.commit_no, 9223372036854775807) END AS commit_order, m.statement_no
+            FROM threadline.readable_mark m
+            LEFT JOIN threadline.readable_transaction x ON x.id = m.transaction_id
+            WHERE m.table_id = $1 AND m.id >= $2
+        ), entry AS (
             SELECT e.row_key, e.key, e.op, c.id, c.transaction_id, c.statement_no, c.schema_version, e.before, e.image,
                    CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END AS commit_order
             FROM threadline.readable_change c
@@ -82,12 +87,17 @@ BEGIN
                 SELECT NULL, c.old_key, 2, c.new_image || coalesce(c.old_image, '{}'), NULL
                 WHERE c.old_key IS NOT NULL
             ) AS e (row_key, key, op, before, image)
-            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2
+            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2 AND (c.op <> 0 OR c.old_image IS NOT NULL)
+        ), dated AS (
+            SELECT e.*, (SELECT count(*) FROM mark m WHERE (m.commit_order, m.statement_no) <= (e.commit_order, e.statement_no)) AS marks_before
+            FROM entry e
         ), chained AS (
             SELECT e.*, lag(e.id) OVER w AS previous_id, lag(e.row_key) OVER w AS previous_row_key,
-                   lag(e.image) OVER w AS previous_image, lag(e.schema_version) OVER w AS previous_version,
-                   lead(e.id) OVER w IS NULL AS is_last
-            FROM entry e
+                   CASE WHEN lag(e.marks_before) OVER w = e.marks_before THEN lag(e.image) OVER w END AS previous_image,
+                   lag(e.schema_version) OVER w AS previous_version,
+                   lead(e.id) OVER w IS NULL AS is_last,
+                   e.op >= 3 AND e.marks_before = (SELECT count(*) FROM mark m) AS is_there
+            FROM dated e
             WINDOW w AS (PARTITION BY e.key ORDER BY e.commit_order, e.statement_no, e.op, e.id)
         ), comparable_column AS (
             SELECT f.version, f.name_then, f.name_now
@@ -123,9 +133,9 @@ BEGIN
         ), compared AS (
             SELECT coalesce(l.row_key, s.row_key) AS row_key, coalesce(s.key, l.key) AS key,
                    s.op, s.id, s.transaction_id, s.statement_no, s.commit_order, s.schema_version,
-                   s.op >= 3 AS in_history, l.key IS NOT NULL AS in_table,
-                   CASE WHEN s.op >= 3 THEN %2$s END AS state_before,
-                   CASE WHEN l.key IS NULL THEN NULL WHEN s.op >= 3 THEN %3$s ELSE l.image END AS state_after
+                   s.is_there AS in_history, l.key IS NOT NULL AS in_table,
+                   CASE WHEN s.is_there THEN %2$s END AS state_before,
+                   CASE WHEN l.key IS NULL THEN NULL WHEN s.is_there THEN %3$s ELSE l.image END AS state_after
             FROM (SELECT * FROM chained WHERE is_last) s
             FULL JOIN live l ON l.key = s.key
         ), verdict AS (
@@ -151,9 +161,9 @@ BEGIN
             ORDER BY no
             LIMIT 1000
         ), event AS (
-            SELECT count(*) FILTER (WHERE s.op <> 2) AS changes, count(DISTINCT s.transaction_id) AS transactions,
+            SELECT count(*) FILTER (WHERE s.op <> 2) + (SELECT count(*) FROM mark) AS changes, count(DISTINCT s.transaction_id) AS transactions,
                    array_agg(DISTINCT s.schema_version) AS versions,
-                   count(*) FILTER (WHERE s.is_last AND s.op >= 3) AS replayed_rows
+                   count(*) FILTER (WHERE s.is_last AND s.is_there) AS replayed_rows
             FROM chained s
         )
         SELECT event.changes, event.transactions, event.versions, total.violations, total.unrecorded, event.replayed_rows,

@@ -25,7 +25,9 @@ CREATE TABLE threadline.captured_table (
     options        jsonb       NOT NULL DEFAULT '{}',
     enabled        boolean     NOT NULL DEFAULT true,
     enabled_at     timestamptz NOT NULL,              -- first put under capture
-    disabled_at    timestamptz                        -- NULL while enabled
+    disabled_at    timestamptz,                       -- NULL while enabled
+    has_deltas     boolean     NOT NULL DEFAULT false, -- was ever captured with delta images
+    by_schema      boolean     NOT NULL DEFAULT false -- put under capture with its schema: given up rather than stop writes when its key goes
 );
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
@@ -38,7 +40,9 @@ CREATE TABLE threadline.table_version (
     key_columns  name[]      NOT NULL,
     columns      jsonb       NOT NULL,
     from_change_id bigint    NOT NULL,
-    recorded_at  timestamptz NOT NULL
+    recorded_at  timestamptz NOT NULL,
+    origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
+    first_xid    xid8        NOT NULL                 -- what was written by this xid or a later one has this shape
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 
@@ -64,14 +68,43 @@ CREATE TABLE threadline.gap (
 );
 CREATE INDEX gap_table_idx ON threadline.gap (table_id);
 
+-- When a table's triggers were last seen in order, all of them.
+CREATE TABLE threadline.trigger_check (
+    table_id  integer     NOT NULL PRIMARY KEY,
+    intact_at timestamptz NOT NULL
+);
+
+-- Schemas whose new tables are put under capture as they appear. The name decides, and is what a restored copy has;
+-- schema_oid follows a rename.
+CREATE TABLE threadline.future_schema (
+    schema_name   name        NOT NULL PRIMARY KEY,
+    schema_oid    oid         NOT NULL,
+    except_tables name[]      NOT NULL DEFAULT '{}',
+    since         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    set_by        name        NOT NULL DEFAULT session_user
+);
+
+-- Tables that are not under capture on purpose. Found again as captured_table is.
+CREATE TABLE threadline.expected_uncovered (
+    relation    regclass    NOT NULL PRIMARY KEY,
+    origin      bigint      NOT NULL,
+    schema_name name        NOT NULL,
+    table_name  name        NOT NULL,
+    reason      text        NOT NULL,
+    noted_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    noted_by    name        NOT NULL DEFAULT session_user
+);
+
 -- One row per recorded change, and helper rows of op 2 and of negative table_id for key changes (below).
---   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update. Within one statement of one
+--   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update, 6 update with a delta. Within one statement of one
 --       transaction what leaves a key sorts before what arrives at it, so (statement_no, op, id) orders
 --       a row's changes inside a transaction, and id orders them across transactions.
 --   key: the key column's text; with several key columns a JSON array of their texts.
 --   row_key: order-preserving summary of key, for the index; key decides equality.
 --   old_image: UPDATE the old values of changed columns (NULL: nothing changed), DELETE and TRUNCATE the whole old row.
---   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away.
+--   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,
+--       NULL if none did: the row is the last whole image before it with all deltas since (stored_change in views.sql).
+-- A TRUNCATE too large to record row by row is one row, a mark: op 0, key '', the least row_key there is, no image.
 -- A key change K -> L writes the update under L with old_key = K, and two helper rows: (table_id, K, op 2,
 -- old_key = L) "the row that bore K is now L", and (-table_id, L, op 2, old_key = K) "the row that bears L came from K".
 CREATE TABLE threadline.change_log (

@@ -20,11 +20,11 @@ CREATE TYPE threadline.audit_change_row AS (
 COMMENT ON TYPE threadline.audit_change_row IS 'One recorded change of one row.';
 COMMENT ON COLUMN threadline.audit_change_row.id IS 'Orders the changes of a row across transactions; inside one transaction (statement_no, id) does.';
 COMMENT ON COLUMN threadline.audit_change_row.table_name IS 'The table''s name now; the last known one if it was dropped. A partition''s change carries the partitioned table''s name.';
-COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}.';
+COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}. NULL for a truncate that stands for every row of the table.';
 COMMENT ON COLUMN threadline.audit_change_row.old_pk IS 'Key before an update that changed it, else NULL.';
 COMMENT ON COLUMN threadline.audit_change_row.op IS 'insert, update, delete, truncate, or snapshot (the row as it was when a baseline was taken).';
 COMMENT ON COLUMN threadline.audit_change_row.changed_fields IS 'Updates: names of the changed columns, sorted; NULL when nothing changed, and for every other op.';
-COMMENT ON COLUMN threadline.audit_change_row.changed_from IS 'Updates: old values of the changed columns. Deletes and truncates: the whole old row.';
+COMMENT ON COLUMN threadline.audit_change_row.changed_from IS 'Updates: old values of the changed columns. Deletes and truncates: the whole old row; NULL for a truncate that stands for every row of the table.';
 COMMENT ON COLUMN threadline.audit_change_row.data_after IS 'The whole row after the change; NULL for deletes and truncates.';
 COMMENT ON COLUMN threadline.audit_change_row.captured_at IS 'Wall clock when the change was recorded.';
 COMMENT ON COLUMN threadline.audit_change_row.statement_no IS 'Command number inside the transaction.';
@@ -64,7 +64,7 @@ COMMENT ON COLUMN threadline.audit_transaction_row.origin IS 'System identifier 
 
 CREATE FUNCTION threadline.op_name(op smallint) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (ARRAY['truncate', 'delete', 'moved', 'snapshot', 'insert', 'update'])[op_name.op + 1];
+RETURN (ARRAY['truncate', 'delete', 'moved', 'snapshot', 'insert', 'update', 'update'])[op_name.op + 1];
 
 CREATE FUNCTION threadline.composite_key_object(key_columns name[], key text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -118,26 +118,73 @@ WHERE pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT'
        AND pg_catalog.has_table_privilege(live.oid, 'SELECT')
        AND NOT pg_catalog.row_security_active(live.oid));
 
--- Not granted: the log with what is still in the session's buffer, named, before anybody's quals.
+-- What a row is after one more change: a whole image replaces what was there, a delta adds to it.
+CREATE FUNCTION threadline.apply_image(state jsonb, is_whole boolean, image jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN apply_image.is_whole THEN apply_image.image
+            WHEN apply_image.image IS NULL THEN apply_image.state
+            ELSE apply_image.state OPERATOR(pg_catalog.||) apply_image.image END;
+
+CREATE AGGREGATE threadline.applied_images(is_whole boolean, image jsonb) (
+    SFUNC = threadline.apply_image, STYPE = jsonb, PARALLEL = SAFE
+);
+
+-- Not granted: the log as stored, with what is still in the session's buffer.
+CREATE VIEW threadline.stored_change AS
+SELECT l.id, l.captured_at, l.row_key, l.transaction_id, l.table_id, l.statement_no, l.schema_version, l.op,
+       l.key, l.old_key, l.old_image, l.new_image
+FROM threadline.change_log l
+UNION ALL
+SELECT p.id, p.captured_at, p.row_key, p.transaction_id, p.table_id, p.statement_no, p.schema_version, p.op,
+       p.key, p.old_key, p.old_image, p.new_image
+FROM threadline.pending_changes() p;
+
+-- Not granted: the same with whole images, named, before anybody's quals.
+-- The whole image of a delta: a row's changes by one transaction stand together in the order of ids, but inside the
+-- transaction (statement_no, op, id) orders them. So all of them count that have an id since the last whole image but
+-- one of an earlier transaction, which makes sure that the transaction of the last one is there as a whole, and of the
+-- delta's own transaction those up to it.
 CREATE VIEW threadline.recorded_change AS
-SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement_no, c.schema_version, c.op,
-       c.key, c.old_key, c.old_image, c.new_image,
+SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement_no, c.schema_version,
+       CASE WHEN c.op = 6 THEN 5::smallint ELSE c.op END AS op,
+       c.key, c.old_key, c.old_image,
+       CASE WHEN c.op <> 6 THEN c.new_image ELSE (
+           SELECT threadline.applied_images(s.op <> 6, s.new_image ORDER BY s.last_id, s.statement_no, s.op, s.id)
+           FROM (
+               SELECT b.*, max(b.id) OVER (PARTITION BY b.transaction_id) AS last_id
+               FROM threadline.stored_change b
+               WHERE b.table_id = c.table_id AND b.row_key = c.row_key AND b.key = c.key
+                 AND b.id >= coalesce((
+                         SELECT e.id
+                         FROM (SELECT w.id, w.transaction_id
+                               FROM threadline.stored_change w
+                               WHERE w.table_id = c.table_id AND w.row_key = c.row_key AND w.key = c.key
+                                 AND w.id < c.id AND w.op IN (3, 4, 5) AND w.transaction_id <> c.transaction_id
+                               ORDER BY w.id DESC LIMIT 1) w,
+                              LATERAL (
+                               SELECT e.id
+                               FROM threadline.stored_change e
+                               WHERE e.table_id = c.table_id AND e.row_key = c.row_key AND e.key = c.key
+                                 AND e.id < w.id AND e.op IN (3, 4, 5) AND e.transaction_id <> w.transaction_id
+                               ORDER BY e.id DESC LIMIT 1) e), 0)
+                 AND b.id < coalesce((
+                         SELECT n.id
+                         FROM threadline.stored_change n
+                         WHERE n.table_id = c.table_id AND n.row_key = c.row_key AND n.key = c.key
+                           AND n.id > c.id AND n.transaction_id <> c.transaction_id
+                         ORDER BY n.id LIMIT 1), 9223372036854775807)
+           ) s
+           WHERE s.transaction_id <> c.transaction_id OR (s.statement_no, s.op, s.id) <= (c.statement_no, c.op, c.id)
+       ) END AS new_image,
        t.table_schema,
        t.table_name,
        t.key_columns,
-       threadline.key_object(t.key_columns, c.key) AS table_pk,
+       -- A mark's key is no row's.
+       CASE WHEN c.op > 0 OR c.old_image IS NOT NULL THEN threadline.key_object(t.key_columns, c.key) END AS table_pk,
        CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
        threadline.op_name(c.op) AS op_name,
-       CASE WHEN c.op = 5 AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields
-FROM (
-    SELECT l.id, l.captured_at, l.row_key, l.transaction_id, l.table_id, l.statement_no, l.schema_version, l.op,
-           l.key, l.old_key, l.old_image, l.new_image
-    FROM threadline.change_log l
-    UNION ALL
-    SELECT p.id, p.captured_at, p.row_key, p.transaction_id, p.table_id, p.statement_no, p.schema_version, p.op,
-           p.key, p.old_key, p.old_image, p.new_image
-    FROM threadline.pending_changes() p
-) c
+       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields
+FROM threadline.stored_change c
 JOIN threadline.readable_table t ON t.table_id = c.table_id;
 
 CREATE VIEW threadline.readable_change WITH (security_barrier) AS
@@ -181,6 +228,7 @@ FROM threadline.baseline b
 JOIN threadline.readable_table t ON t.table_id = b.table_id
 LEFT JOIN threadline.readable_transaction x ON x.id = b.transaction_id;
 
+-- What the catalogs show to be wrong now is a gap whether or not anybody has looked before: see observe_capture.
 CREATE VIEW threadline.readable_gap WITH (security_barrier) AS
 SELECT g.table_id, t.table_schema, t.table_name, g.reason,
        coalesce(g.since_at, '-infinity') AS since_at,
@@ -192,7 +240,14 @@ WHERE g.reason <> 'purged'
 UNION ALL
 SELECT w.table_id, t.table_schema, t.table_name, 'purged', '-infinity'::timestamptz, w.purged_before, NULL::jsonb
 FROM threadline.purge_watermark w
-JOIN threadline.readable_table t ON t.table_id = w.table_id;
+JOIN threadline.readable_table t ON t.table_id = w.table_id
+UNION ALL
+SELECT t.table_id, t.table_schema, t.table_name, f.reason, greatest(t.enabled_at, k.intact_at), 'infinity'::timestamptz, f.detail
+FROM threadline.readable_table t
+CROSS JOIN LATERAL threadline.gaps_now(t.relation) f
+LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
+WHERE t.enabled
+  AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL);
 
 -- Two sessions may have recorded the same version: see table_version.
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS

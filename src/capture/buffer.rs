@@ -8,8 +8,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::image::{Encoded, op};
-use super::log;
 use super::ranges::Ranges;
+use super::{cost, log};
 use crate::context::identity;
 use crate::error::Error;
 use crate::pg::direct_insert::MAX_BATCH;
@@ -36,8 +36,14 @@ pub struct Pending {
 
 impl Pending {
     /// Helper rows of a key change are not changes of their own.
-    fn counts(&self) -> bool {
+    pub fn counts(&self) -> bool {
         self.table_id > 0 && self.op != op::MOVED
+    }
+
+    /// What its keys and images take.
+    pub fn variable_bytes(&self) -> usize {
+        let optional = [&self.old_key, &self.old_image, &self.new_image].into_iter().flatten();
+        self.key.len() + optional.map(Range::len).sum::<usize>()
     }
 }
 
@@ -65,7 +71,7 @@ impl Batch {
 
 /// A batch this large is written without waiting for more rows. A smaller one waits for the end of the transaction:
 /// its reader finds it in memory, and several statements' rows are written at the price of one.
-const LARGE_BATCH: usize = 1 << 20;
+pub const LARGE_BATCH: usize = 1 << 20;
 
 /// What one subtransaction has captured.
 #[derive(Default)]
@@ -277,12 +283,14 @@ pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
         Some((id, std::mem::take(&mut level.batch)))
     });
     let Some((id, mut batch)) = taken else { return Ok(()) };
+    let _measured = cost::Stretch::write();
     for row in batch.rows.iter_mut().filter(|row| row.id == 0) {
         row.id = ids.next()?;
     }
     // More than a batch of rows is here only when savepoints were released with rows still waiting.
     for rows in batch.rows.chunks(MAX_BATCH) {
         log::write_changes(&id, rows, &batch.bytes)?;
+        cost::count(rows);
     }
     let changes = batch.rows.iter().filter(|row| row.counts()).count() as i64;
     with_transaction(|transaction| {

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use pgrx::pg_sys;
 
-use super::buffer;
 use super::log;
 use super::partition_move;
 use super::transaction;
+use super::{buffer, cost};
 use crate::catalog::cache;
 use crate::error::{Error, OrRaise};
-use crate::pg::datum::{Value, bytes_datum};
+use crate::pg::datum::{Value, bytes_datum, for_message, text_datum};
 use crate::pg::direct_insert::Field;
 use crate::pg::function::Call;
 use crate::pg::{relation, spi, user, xact};
@@ -38,6 +38,25 @@ pub fn audit_disable(call: &mut Call) -> pg_sys::Datum {
     let arguments = [(pg_sys::REGCLASSOID, call.value(0))];
     as_owner_of_target(call.oid(0), "SELECT threadline.disable_capture($1)", &arguments).or_raise();
     call.return_null()
+}
+
+/// `threadline.enable_schema_checked(schema_name, future, except_tables)`: the part of audit_enable_schema that needs
+/// the extension owner's rights, for a schema's owner.
+pub fn enable_schema_checked(call: &mut Call) -> pg_sys::Datum {
+    let arguments =
+        [(pg_sys::NAMEOID, call.value(0)), (pg_sys::BOOLOID, call.value(1)), (pg_sys::NAMEARRAYOID, call.value(2))];
+    let foreign = call.value(0).map(|name| name.name_bytes().to_vec()).filter(|name| !user::may_rule_schema(name));
+    match foreign {
+        Some(name) => Err(Error::NotSchemaOwner { schema: for_message(&name).into_owned() }),
+        None => user::as_owner(|| spi::execute("SELECT threadline.enable_schema($1, $2, $3)", &arguments)),
+    }
+    .or_raise();
+    call.return_null()
+}
+
+/// `threadline.library_version()`
+pub fn library_version(call: &mut Call) -> pg_sys::Datum {
+    call.return_value(Some(text_datum(env!("CARGO_PKG_VERSION").as_bytes())))
 }
 
 /// Only a table's owner may change its capture; only the extension's owner may write what that changes.
@@ -110,6 +129,18 @@ pub fn pending_transaction(call: &mut Call) -> pg_sys::Datum {
         transaction::with_fields(&summary, None, false, |fields| fields.iter().map(|field| owned(*field)).collect())
     });
     call.return_rows(row)
+}
+
+/// `threadline.pending_cost()`: what this session has counted and not yet saved to capture_cost.
+pub fn pending_cost(call: &mut Call) -> pg_sys::Datum {
+    let rows: Vec<_> = cost::unsaved()
+        .into_iter()
+        .map(|(table_id, cost)| {
+            let counts = [cost.changes, cost.bytes, cost.wal_bytes, cost.nanoseconds];
+            std::iter::once(table_id.into()).chain(counts.into_iter().map(Into::into)).map(Some).collect()
+        })
+        .collect();
+    call.return_rows(rows)
 }
 
 /// A field as a datum that outlives what it was read from.

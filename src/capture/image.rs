@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::jsonb::{self, Keys, TooLarge};
 use super::row_key;
 use crate::catalog::plan::{Plan, PlannedColumn};
+use crate::catalog::policy::Image;
 use crate::error::Error;
 use crate::pg::canonical::with_canonical_settings;
 use crate::pg::datum::{Value, for_message};
@@ -19,14 +20,17 @@ pub mod op {
     pub const SNAPSHOT: i16 = 3;
     pub const INSERT: i16 = 4;
     pub const UPDATE: i16 = 5;
+    /// An update whose new image holds the changed columns only.
+    pub const DELTA: i16 = 6;
 }
 
 /// The kinds of change, with the rows they come with.
 pub enum Change<'a> {
     /// Insert, or a row of a baseline.
     Arrives(i16, &'a Row),
-    /// The old row has a plan of its own: it may come from another partition.
-    Updates { old_plan: &'a Plan, old: &'a Row, new: &'a Row },
+    /// The old row has a plan of its own: it may come from another partition. `written_by` is the xid that wrote it,
+    /// if that is known and the row stayed where it was.
+    Updates { old_plan: &'a Plan, old: &'a Row, new: &'a Row, written_by: Option<u64> },
     /// Delete, or a row of a truncated table.
     Leaves(i16, &'a Row),
 }
@@ -85,7 +89,7 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
             old_image: Some(whole_image(plan, row, bytes)?),
             new_image: None,
         })),
-        Change::Updates { old_plan, old, new } => {
+        Change::Updates { old_plan, old, new, written_by } => {
             // Partitions of a table have the same columns, so both plans list them in the same order.
             let differs = |place: usize| differs(&old_plan.columns[place], old, &plan.columns[place], new);
             let mut changed = CHANGED.take();
@@ -102,20 +106,33 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
             } else {
                 None
             };
-            Ok(Some(Encoded {
-                op: op::UPDATE,
-                key: new_key,
-                old_key,
-                old_image: if changed.is_empty() {
-                    None
-                } else {
-                    let columns = old_plan.changed_columns(&changed);
-                    Some(write(old_plan, &columns.keys, |pair| columns.places[pair], old, bytes)?)
-                },
-                new_image: Some(whole_image(plan, new, bytes)?),
-            }))
+            let columns = if changed.is_empty() { None } else { Some(old_plan.changed_columns(&changed)) };
+            let mut changed_image = |plan: &Plan, row: &Row| match &columns {
+                Some(columns) => write(plan, &columns.keys, |pair| columns.places[pair], row, bytes).map(Some),
+                None => Ok(None),
+            };
+            let old_image = changed_image(old_plan, old)?;
+            let (op, new_image) = if old_key.is_none() && suffices_delta(plan, *written_by, new_key.row_key)? {
+                (op::DELTA, changed_image(plan, new)?)
+            } else {
+                (op::UPDATE, Some(whole_image(plan, new, bytes)?))
+            };
+            Ok(Some(Encoded { op, key: new_key, old_key, old_image, new_image }))
         }
     })
+}
+
+/// One update in this many stores the whole row whatever it changes, which bounds how far back the last whole image
+/// of a row is.
+const WHOLE_ONE_IN: u64 = 16;
+
+/// Whether the changed columns tell enough of a row. Nothing is read to decide: the version that `written_by` wrote is in
+/// the log in the table's present shape if it was written since that was recorded; and by lot, so that every row has its
+/// turn whoever updates it, the whole row is stored all the same.
+fn suffices_delta(plan: &Plan, written_by: Option<u64>, row_key: i64) -> Result<bool, Error> {
+    let (Image::Delta, Some(written_by)) = (plan.policy.options.image, written_by) else { return Ok(false) };
+    let lot = (written_by ^ (row_key as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+    Ok(lot % WHOLE_ONE_IN != 0 && written_by >= plan.version()?.first_xid)
 }
 
 /// Runs `work`, which encodes by `plan`, with the settings that the plan's types need.

@@ -3,8 +3,9 @@
 use pgrx::pg_sys;
 
 use super::buffer::{self, IdBlock, Summary};
+use super::cost;
 use super::log::{self, TRANSACTION_FIELDS};
-use super::partition_move;
+use super::{partition_move, whole_table};
 use crate::catalog::cache;
 use crate::context::settings;
 use crate::error::{Error, OrRaise};
@@ -19,7 +20,9 @@ pub fn on_transaction_event(event: TransactionEvent) {
         TransactionEvent::PrePrepare => finish(true).or_raise(),
         TransactionEvent::Ended { aborted } => {
             buffer::forget();
+            cost::transaction_ended(aborted);
             partition_move::forget(None);
+            whole_table::forget_marks();
             cache::forget_unfinished_versions(aborted, true);
         }
     }
@@ -55,6 +58,7 @@ fn finish(prepared: bool) -> Result<(), Error> {
         return Ok(());
     }
     xact::with_snapshot(|| {
+        let measured = cost::Stretch::end_of_transaction();
         partition_move::settle()?;
         let mut ids = IdBlock::default();
         buffer::flush_with(&mut ids)?;
@@ -67,6 +71,11 @@ fn finish(prepared: bool) -> Result<(), Error> {
             })
         })?;
         buffer::set_stamped();
+        drop(measured);
+        // Nobody knows what becomes of a prepared transaction.
+        if !prepared {
+            cost::save_when_due();
+        }
         Ok(())
     })
 }

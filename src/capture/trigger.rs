@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Place};
 use super::image::{self, Change, op};
-use super::{partition_move, whole_table};
+use super::{cost, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
 use crate::error::{Error, OrRaise};
@@ -15,8 +15,8 @@ use crate::pg::function::Call;
 use crate::pg::relation;
 use crate::pg::trigger::{RowEvent, TriggerCall};
 
-/// The row trigger that audit_enable() makes. Clones on partitions bear the same name.
-const ROW_TRIGGER: &core::ffi::CStr = c"threadline_capture";
+/// The trigger that arm_partitions() makes.
+const LEAF_TRUNCATE_TRIGGER: &core::ffi::CStr = c"threadline_truncate_leaf";
 
 thread_local! {
     /// Where a row is laid out before it joins the buffer. Taken out while in use: a cast to json may run
@@ -26,7 +26,10 @@ thread_local! {
 
 /// `threadline.capture_row()`: AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW.
 pub fn capture_row(call: &mut Call) -> pg_sys::Datum {
-    record_row(call).or_raise();
+    let timer = cost::RowTimer::sample();
+    if let Some(table_id) = record_row(call).or_raise() {
+        timer.stop(table_id);
+    }
     pg_sys::Datum::from(0usize)
 }
 
@@ -37,7 +40,15 @@ pub fn capture_truncate(call: &mut Call) -> pg_sys::Datum {
         if !trigger.is_before_truncate() {
             return Err(Error::WrongTriggerKind { function, expected: "BEFORE TRUNCATE … FOR EACH STATEMENT" });
         }
-        whole_table::record_truncate(trigger.relation(), &*plan_of(trigger.relation())?)
+        if trigger.repeats_truncate() {
+            return Ok(());
+        }
+        match plan_of(trigger.relation()) {
+            Ok(plan) => whole_table::record_truncate(trigger.relation(), &plan),
+            // Row triggers go when a partition is detached; this one stays until audit_maintain().
+            Err(Error::NotUnderCapture { .. }) if trigger.is_named(LEAF_TRUNCATE_TRIGGER) => Ok(()),
+            Err(error) => Err(error),
+        }
     });
     recorded.or_raise();
     pg_sys::Datum::from(0usize)
@@ -54,40 +65,46 @@ pub fn plan_of(relid: pg_sys::Oid) -> Result<std::rc::Rc<Plan>, Error> {
         .ok_or_else(|| Error::NotUnderCapture { table: relation::qualified_name(relid) })
 }
 
-fn record_row(call: &Call) -> Result<(), Error> {
+/// The id of the table whose row it is; None when another trigger records the row.
+fn record_row(call: &Call) -> Result<Option<i32>, Error> {
     let function = "capture_row";
     let trigger = called_by_trigger(call, function)?;
     let event = trigger
         .after_row_event()
         .ok_or(Error::WrongTriggerKind { function, expected: "AFTER INSERT OR UPDATE OR DELETE … FOR EACH ROW" })?;
-    // A second trigger on the function would record every change twice.
-    if trigger.name() != ROW_TRIGGER && trigger.beside_trigger(ROW_TRIGGER) {
-        return Ok(());
+    // A second trigger on the function would record every change twice: one that somebody added, or that of a table
+    // captured for itself beside the clone of its partitioned table's.
+    if trigger.is_repeated() {
+        return Ok(None);
     }
     let plan = plan_of(trigger.relation())?;
+    let table_id = plan.policy.table_id;
     let statement_no = trigger.command(event);
     match event {
         RowEvent::Insert => match partition_move::taken_by_insert(&plan, statement_no)? {
             Some(source) => {
-                let change = Change::Updates { old_plan: &source.plan, old: &source.row.row(), new: &trigger.row() };
-                record(&plan, statement_no, &change)
+                let (old, new) = (&source.row.row(), &trigger.row());
+                let change = Change::Updates { old_plan: &source.plan, old, new, written_by: None };
+                record(&plan, statement_no, &change)?
             }
-            None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row())),
+            None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row()))?,
         },
         RowEvent::Update => {
             partition_move::settle()?;
-            let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row() };
-            record(&plan, statement_no, &change)
+            let written_by = trigger.old_version_written_by();
+            let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row(), written_by };
+            record(&plan, statement_no, &change)?
         }
         RowEvent::Delete => {
             partition_move::settle()?;
             if trigger.moved_to_another_partition() {
                 partition_move::begin(plan, trigger.keep_row(), statement_no);
-                return Ok(());
+            } else {
+                record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()))?
             }
-            record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()))
         }
     }
+    Ok(Some(table_id))
 }
 
 /// Encodes a change and hands it to the buffer.
@@ -95,9 +112,12 @@ pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Err
     let mut scratch = SCRATCH.take();
     scratch.clear();
     if let Some(encoded) = image::encode(plan, change, &mut scratch)? {
-        let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?, statement_no };
+        let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
         buffer::add(&place, encoded, &scratch)?;
     }
-    SCRATCH.set(scratch);
+    // What an unusually large row took is given back.
+    if scratch.capacity() <= buffer::LARGE_BATCH {
+        SCRATCH.set(scratch);
+    }
     Ok(())
 }

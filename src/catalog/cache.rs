@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
 use pgrx::pg_sys;
@@ -11,7 +12,8 @@ use super::plan::Plan;
 use crate::error::Error;
 
 thread_local! {
-    static PLANS: RefCell<HashMap<pg_sys::Oid, Rc<Plan>>> = RefCell::new(HashMap::new());
+    /// Never dropped: plans own memory of the server's, which is in no state to be given back when threads end.
+    static PLANS: RefCell<ManuallyDrop<HashMap<pg_sys::Oid, Rc<Plan>>>> = RefCell::new(ManuallyDrop::new(HashMap::new()));
     /// Invalidations that arrived while the map was borrowed.
     static ALL_STALE: Cell<bool> = const { Cell::new(false) };
 }
@@ -19,7 +21,7 @@ thread_local! {
 /// The plan for a relation, whether or not it is captured now; None when it never was.
 pub fn plan(relid: pg_sys::Oid) -> Result<Option<Rc<Plan>>, Error> {
     if ALL_STALE.replace(false) {
-        PLANS.with_borrow_mut(HashMap::clear);
+        PLANS.with_borrow_mut(|plans| plans.clear());
     }
     let cached = PLANS.with_borrow(|plans| plans.get(&relid).filter(|plan| plan.valid.get()).cloned());
     if cached.is_some() {
@@ -53,7 +55,7 @@ pub fn invalidate(relid: Option<pg_sys::Oid>) {
 
 /// A transaction or savepoint ended: a version number it recorded is now everyone's, or gone with it.
 pub fn forget_unfinished_versions(rolled_back: bool, whole_transaction: bool) {
-    PLANS.with_borrow(|plans| {
+    PLANS.with_borrow_mut(|plans| {
         for plan in plans.values().filter(|plan| plan.version_is_ours.get()) {
             if rolled_back {
                 plan.valid.set(false);
@@ -61,6 +63,10 @@ pub fn forget_unfinished_versions(rolled_back: bool, whole_transaction: bool) {
             if whole_transaction {
                 plan.version_is_ours.set(false);
             }
+        }
+        // Until now changes of a table dropped meanwhile may have needed `root_of`.
+        if whole_transaction {
+            plans.retain(|_, plan| plan.valid.get());
         }
     });
 }

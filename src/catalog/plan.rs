@@ -49,10 +49,11 @@ pub struct Plan {
     pub needs_all_settings: bool,
     /// The key half of the last update's old image: a statement changes the same columns in row after row.
     last_changed: RefCell<Option<Rc<ChangedColumns>>>,
-    /// The present shape of the captured table, and the newest recorded one, for when capture needs its number.
+    /// The present shape of the captured table, its key columns' present names, and the newest recorded one, for when capture needs its number.
     shape: Vec<VersionColumn>,
+    key_names: Vec<Vec<u8>>,
     latest: Option<version::Version>,
-    version: Cell<Option<i32>>,
+    version: Cell<Option<version::Current>>,
     /// The version was recorded by a transaction that has not ended.
     pub version_is_ours: Cell<bool>,
     pub valid: Cell<bool>,
@@ -63,7 +64,10 @@ impl Plan {
     pub fn build(relid: pg_sys::Oid) -> Result<Option<Plan>, Error> {
         let Some(policy) = policy::find(relid)? else { return Ok(None) };
         let latest = version::latest(policy.table_id)?;
-        let known = KnownNames(latest.as_ref().map(|version| version.columns.as_slice()));
+        let known = KnownNames(
+            latest.as_ref().map(|version| version.columns.as_slice()),
+            latest.as_ref().map_or(&[], |version| version.key.as_slice()),
+        );
 
         // The policy speaks of the captured table; a partition may have its columns in another order.
         let root_columns = OpenRelation::open(policy.root, pg_sys::AccessShareLock as i32).columns();
@@ -96,6 +100,7 @@ impl Plan {
                 name: column.name,
             })
             .collect();
+        let key_now = key_names.iter().map(|name| name.to_vec()).collect();
         let key = key_names
             .into_iter()
             .map(|name| {
@@ -115,6 +120,7 @@ impl Plan {
             last_changed: RefCell::new(None),
             columns,
             shape,
+            key_names: key_now,
             latest,
             version: Cell::new(None),
             version_is_ours: Cell::new(false),
@@ -135,14 +141,14 @@ impl Plan {
         }
     }
 
-    /// The number of the table's present shape, recorded now if it is a new one.
-    pub fn version(&self) -> Result<i32, Error> {
-        if let Some(number) = self.version.get() {
-            return Ok(number);
+    /// The version of the table's present shape, recorded now if it is a new one.
+    pub fn version(&self) -> Result<version::Current, Error> {
+        if let Some(version) = self.version.get() {
+            return Ok(version);
         }
-        let (number, ours) = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone())?;
-        self.version.set(Some(number));
-        self.version_is_ours.set(ours);
-        Ok(number)
+        let version = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone(), &self.key_names)?;
+        self.version.set(Some(version));
+        self.version_is_ours.set(version.is_ours);
+        Ok(version)
     }
 }

@@ -13,18 +13,44 @@ use crate::pg::{scan, types};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Truncate {
-    /// Every row is recorded.
+    /// Every row is recorded, up to the cap; beyond it as with `Mark`.
     #[default]
     Capture,
+    /// One change stands for every row of the table.
+    Mark,
     /// TRUNCATE fails.
     Block,
+}
+
+/// What an update stores of the new row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Image {
+    /// All of it.
+    #[default]
+    Full,
+    /// Most times the columns that changed.
+    Delta,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Options {
+    pub image: Image,
     pub skip_noop: bool,
     pub truncate: Truncate,
+    truncate_cap: Option<u64>,
+}
+
+impl Options {
+    /// The most rows that TRUNCATE of the table may leave changes of; of more it leaves one mark.
+    pub fn truncated_rows(&self) -> u64 {
+        match self.truncate {
+            // A second's worth of work under the lock that TRUNCATE holds.
+            Truncate::Capture => self.truncate_cap.unwrap_or(100_000),
+            Truncate::Mark | Truncate::Block => 0,
+        }
+    }
 }
 
 /// Columns a policy names, by name and by the attribute numbers they had then.
@@ -71,12 +97,14 @@ mod column {
     pub const ENABLED: usize = 13;
 }
 
-/// The policy that covers a relation: its own, or that of the partitioned table it belongs to. One that is switched
-/// off counts only where none is on: a partition once captured for itself may now be captured through its parent.
+/// The policy that covers a relation: that of the topmost partitioned table it belongs to, or its own: a table captured
+/// for itself that was attached to a captured one is a part of that now. One that is switched off counts only where
+/// none is on.
 pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
     let table =
         own_relation(c"captured_table").ok_or_else(|| Error::StorageMissing { relation: "captured_table".into() })?;
     let mut switched_off = None;
+    let mut switched_on = None;
     for candidate in relation::with_ancestors(relid) {
         let name = relation::schema_and_name(candidate);
         let mut found: Option<(bool, Policy)> = None;
@@ -112,16 +140,16 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
             }
         });
         match found {
-            Some((_, policy)) if policy.enabled => return Ok(Some(policy)),
+            Some((_, policy)) if policy.enabled => switched_on = Some(policy),
             Some((_, policy)) => switched_off = switched_off.or(Some(policy)),
             None => {}
         }
     }
-    Ok(switched_off)
+    Ok(switched_on.or(switched_off))
 }
 
-/// The shape last recorded, as far as finding renamed columns needs it.
-pub struct KnownNames<'a>(pub Option<&'a [super::version::VersionColumn]>);
+/// The shape last recorded, as far as finding renamed columns needs it, and its key columns by their names of then.
+pub struct KnownNames<'a>(pub Option<&'a [super::version::VersionColumn]>, pub &'a [Vec<u8>]);
 
 impl KnownNames<'_> {
     /// Whether `column` is one that the record knows by another name: it was renamed since. A restored table may
@@ -133,18 +161,29 @@ impl KnownNames<'_> {
             known.iter().any(|old| old.attnum == column.attnum) && !known.iter().any(|old| old.name == name)
         })
     }
+
+    /// Whether the record has the column as it is now, redacted: its renaming was recorded since.
+    fn was_redacted(&self, column: &Column, redact: &str) -> bool {
+        let name = for_message(&column.name);
+        self.0.is_some_and(|known| {
+            known
+                .iter()
+                .any(|old| old.attnum == column.attnum && old.name == name && old.redact.as_deref() == Some(redact))
+        })
+    }
 }
 
 impl Policy {
     /// How a column is redacted. A renamed column stays redacted, and so does a new one under the old name.
     pub fn redaction(&self, column: &Column, known: &KnownNames) -> Redaction {
-        let named = |columns: &NamedColumns| {
+        let named = |columns: &NamedColumns, redact| {
             columns.names.contains(&column.name)
-                || (columns.attnums.contains(&column.attnum) && known.was_renamed(column))
+                || (columns.attnums.contains(&column.attnum)
+                    && (known.was_renamed(column) || known.was_redacted(column, redact)))
         };
-        if named(&self.exclude) {
+        if named(&self.exclude, "exclude") {
             Redaction::Exclude
-        } else if named(&self.mask) {
+        } else if named(&self.mask, "mask") {
             Redaction::Mask
         } else {
             Redaction::None
@@ -157,10 +196,14 @@ impl Policy {
             .names
             .iter()
             .zip(&self.key.attnums)
-            .map(|(name, attnum)| {
+            .enumerate()
+            .map(|(place, (name, attnum))| {
                 columns
                     .iter()
-                    .position(|column| column.attnum == *attnum && known.was_renamed(column))
+                    .position(|column| {
+                        column.attnum == *attnum
+                            && (known.was_renamed(column) || known.1.get(place) == Some(&column.name))
+                    })
                     .or_else(|| columns.iter().position(|column| column.name == *name))
                     .ok_or_else(|| Error::KeyColumnGone {
                         table: relation::qualified_name(self.root),
@@ -225,7 +268,7 @@ mod tests {
     #[test]
     fn a_renamed_column_stays_masked() {
         let shape = recorded(&[(1, "id"), (2, "ssn")]);
-        let known = KnownNames(Some(&shape));
+        let known = KnownNames(Some(&shape), &[]);
         let policy = policy(&[("ssn", 2)]);
         assert_eq!(policy.redaction(&live(2, "ssn_old"), &known), Redaction::Mask);
         assert_eq!(policy.redaction(&live(3, "ssn"), &known), Redaction::Mask);
@@ -233,9 +276,19 @@ mod tests {
     }
 
     #[test]
+    fn a_renamed_column_stays_masked_once_its_new_name_is_recorded() {
+        let mut shape = recorded(&[(1, "id"), (2, "ssn_old"), (3, "email")]);
+        shape[1].redact = Some("mask".into());
+        let known = KnownNames(Some(&shape), &[]);
+        assert_eq!(policy(&[("ssn", 2)]).redaction(&live(2, "ssn_old"), &known), Redaction::Mask);
+        assert_eq!(policy(&[("ssn", 2)]).redaction(&live(3, "email"), &known), Redaction::None);
+        assert_eq!(policy(&[]).redaction(&live(2, "ssn_old"), &known), Redaction::None, "the policy was cleared");
+    }
+
+    #[test]
     fn restored_attribute_numbers_do_not_mask_a_neighbour() {
         let shape = recorded(&[(1, "id"), (3, "ssn"), (4, "email")]);
-        let known = KnownNames(Some(&shape));
+        let known = KnownNames(Some(&shape), &[]);
         let policy = policy(&[("ssn", 3)]);
         assert_eq!(policy.redaction(&live(2, "ssn"), &known), Redaction::Mask);
         assert_eq!(policy.redaction(&live(3, "email"), &known), Redaction::None);
@@ -244,8 +297,8 @@ mod tests {
     #[test]
     fn before_the_first_record_the_attribute_number_decides() {
         let policy = policy(&[("ssn", 2)]);
-        assert_eq!(policy.redaction(&live(2, "ssn_old"), &KnownNames(None)), Redaction::Mask);
-        assert_eq!(policy.redaction(&live(1, "id"), &KnownNames(None)), Redaction::None);
+        assert_eq!(policy.redaction(&live(2, "ssn_old"), &KnownNames(None, &[])), Redaction::Mask);
+        assert_eq!(policy.redaction(&live(1, "id"), &KnownNames(None, &[])), Redaction::None);
     }
 
     #[test]
@@ -253,5 +306,13 @@ mod tests {
         assert_eq!(serde_json::from_str::<Options>("{}").unwrap(), Options::default());
         let options: Options = serde_json::from_str(r#"{"skip_noop": true, "truncate": "block"}"#).unwrap();
         assert!(options.skip_noop && options.truncate == Truncate::Block);
+    }
+
+    #[test]
+    fn a_cap_counts_for_captured_rows_only() {
+        let cap = |json: &str| serde_json::from_str::<Options>(json).unwrap().truncated_rows();
+        assert_eq!(cap(r#"{"truncate_cap": 7}"#), 7);
+        assert_eq!(cap(r#"{"truncate": "mark", "truncate_cap": 7}"#), 0);
+        assert!(cap("{}") > 0);
     }
 }

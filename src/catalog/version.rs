@@ -4,7 +4,7 @@
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
-use super::policy::{KnownNames, Policy, Redaction};
+use super::policy::{Image, KnownNames, Policy, Redaction};
 use crate::error::Error;
 use crate::pg::datum::{Value, for_message, text_datum};
 use crate::pg::relation::{self, Column, own_relation};
@@ -29,6 +29,9 @@ pub struct Version {
     pub table: (Vec<u8>, Vec<u8>),
     pub key: Vec<Vec<u8>>,
     pub columns: Vec<VersionColumn>,
+    /// The cluster that recorded it, and the first xid that it had not yet given out then.
+    pub origin: i64,
+    pub first_xid: u64,
 }
 
 /// The newest recorded shape of a table.
@@ -47,6 +50,8 @@ pub fn latest(table_id: i32) -> Result<Option<Version>, Error> {
             table: (get(2).name_bytes().to_vec(), get(3).name_bytes().to_vec()),
             key: scan::names_of(get(4)),
             columns: serde_json::from_slice(&types::jsonb_text(get(5))).unwrap_or_default(),
+            origin: get(8).as_i64(),
+            first_xid: get(9).as_i64() as u64,
         });
     });
     Ok(latest)
@@ -69,42 +74,66 @@ pub fn current_columns(policy: &Policy, columns: &[Column], known: &KnownNames) 
         .collect()
 }
 
-/// Records the present shape if it is a new one. Returns its number, and whether this transaction wrote it.
+/// The version that capture records under.
+#[derive(Clone, Copy, Debug)]
+pub struct Current {
+    pub number: i32,
+    /// Row versions with this xid or a later one were written in this shape.
+    pub first_xid: u64,
+    /// This transaction wrote it.
+    pub is_ours: bool,
+}
+
+/// Records the present shape if it is a new one.
 ///
 /// Two sessions that meet a new shape at once may both record it, under the same number and with the same
 /// content: better than one waiting for the other's transaction.
-pub fn ensure(policy: &Policy, latest: Option<&Version>, columns: Vec<VersionColumn>) -> Result<(i32, bool), Error> {
+pub fn ensure(
+    policy: &Policy,
+    latest: Option<&Version>,
+    columns: Vec<VersionColumn>,
+    key_names: &[Vec<u8>],
+) -> Result<Current, Error> {
     let name = relation::schema_and_name(policy.root)
         .map(|(schema, table)| (schema.into_bytes(), table.into_bytes()))
         .unwrap_or_default();
     let number = match latest {
-        Some(version) if version.columns == columns && version.table == name && version.key == policy.key.names => {
-            return Ok((version.number, false));
+        Some(version)
+            if version.columns == columns
+                && version.table == name
+                && version.key == key_names
+                // In a restored database the old cluster's xids say nothing of a row's age.
+                && (policy.options.image == Image::Full || version.origin == xact::system_identifier()) =>
+        {
+            return Ok(Current { number: version.number, first_xid: version.first_xid, is_ours: false });
         }
         Some(version) => version.number + 1,
         None => 1,
     };
     let from_change = xact::next_block(c"change_id_seq")?;
+    let first_xid = xact::next_full_xid();
     let columns = serde_json::to_string(&columns).expect("columns serialise");
     let text = |bytes: &[u8]| (pg_sys::TEXTOID, Some(Value::new(text_datum(bytes))));
     user::as_owner(|| {
         spi::execute(
             "INSERT INTO threadline.table_version
-                 (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at)
+                 (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at, origin, first_xid)
              VALUES ($1, $2, $3::pg_catalog.name, $4::pg_catalog.name, $5::pg_catalog.name[], $6::pg_catalog.jsonb, $7,
-                     pg_catalog.clock_timestamp())",
+                     pg_catalog.clock_timestamp(), $8, $9)",
             &[
                 (pg_sys::INT4OID, Some(Value::new(policy.table_id.into()))),
                 (pg_sys::INT4OID, Some(Value::new(number.into()))),
                 text(&name.0),
                 text(&name.1),
-                text(array_literal(&policy.key.names).as_slice()),
+                text(array_literal(key_names).as_slice()),
                 text(columns.as_bytes()),
                 (pg_sys::INT8OID, Some(Value::new(from_change.into()))),
+                (pg_sys::INT8OID, Some(Value::new(xact::system_identifier().into()))),
+                (pg_sys::XID8OID, Some(Value::new((first_xid as i64).into()))),
             ],
         );
     })?;
-    Ok((number, true))
+    Ok(Current { number, first_xid, is_ours: true })
 }
 
 /// `{"a","b"}`

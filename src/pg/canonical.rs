@@ -1,21 +1,23 @@
 //! Values through the server's own `to_jsonb`, spelt the same whatever the session has set.
 
-use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::cell::OnceCell;
 
 use pgrx::pg_sys;
 
 use super::datum::Value;
 use super::ffi;
+use super::memory::OwnedContext;
 
 /// The output settings that are plain variables of the server, at their canonical values until dropped:
-/// TimeZone UTC, DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1.
+/// TimeZone UTC, DateStyle ISO, IntervalStyle postgres, bytea_output hex, extra_float_digits 1,
+/// quote_all_identifiers off (the reg types look at it).
 /// Assigning them is what makes this affordable per row; setting them through SET costs microseconds each.
 struct PlainSettings {
     date_style: i32,
     interval_style: i32,
     bytea_output: i32,
     extra_float_digits: i32,
+    quote_all_identifiers: bool,
     timezone: *mut pg_sys::pg_tz,
 }
 
@@ -32,6 +34,7 @@ impl PlainSettings {
                 interval_style: pg_sys::IntervalStyle,
                 bytea_output: ffi::bytea_output,
                 extra_float_digits: pg_sys::extra_float_digits,
+                quote_all_identifiers: pg_sys::quote_all_identifiers,
                 timezone: pg_sys::session_timezone,
             };
             let utc = UTC.with(|utc| *utc.get_or_init(|| pg_sys::pg_tzset(c"UTC".as_ptr())));
@@ -39,6 +42,7 @@ impl PlainSettings {
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
             ffi::bytea_output = 1; // BYTEA_OUTPUT_HEX
             pg_sys::extra_float_digits = 1;
+            pg_sys::quote_all_identifiers = false;
             if !utc.is_null() {
                 pg_sys::session_timezone = utc;
             }
@@ -55,6 +59,7 @@ impl Drop for PlainSettings {
             pg_sys::IntervalStyle = self.interval_style;
             ffi::bytea_output = self.bytea_output;
             pg_sys::extra_float_digits = self.extra_float_digits;
+            pg_sys::quote_all_identifiers = self.quote_all_identifiers;
             pg_sys::session_timezone = self.timezone;
         }
     }
@@ -71,7 +76,8 @@ pub fn with_canonical_settings<R>(all: bool, work: impl FnOnce() -> R) -> R {
     // SAFETY: a nested level of settings is opened and closed again in the same call.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     set_locally(c"lc_monetary", c"C");
-    set_locally(c"search_path", c"pg_catalog");
+    // A temporary table may bear the name of one of the catalog's, and pg_temp comes first unless it is named.
+    set_locally(c"search_path", c"pg_catalog, pg_temp");
     let result = work();
     // SAFETY: closes the level opened above, and with it the two settings.
     unsafe { pg_sys::AtEOXact_GUC(true, level) };
@@ -94,92 +100,73 @@ fn set_locally(name: &core::ffi::CStr, value: &core::ffi::CStr) {
     }
 }
 
-/// The output function of a type, prepared.
-#[derive(Clone, Copy)]
-pub struct Output {
+/// A function of the server's, prepared. It goes with the plan that calls it, or the types of dropped tables would
+/// stay with the session.
+struct Prepared {
     function: *mut pg_sys::FmgrInfo,
+    context: OwnedContext,
 }
 
-thread_local! {
-    /// One a type and session: plans come and go, these stay.
-    static OUTPUTS: RefCell<HashMap<pg_sys::Oid, Output>> = RefCell::new(HashMap::new());
+impl Prepared {
+    fn new(oid: pg_sys::Oid) -> Prepared {
+        let context = OwnedContext::new(c"threadline function");
+        // SAFETY: the call information, and what the function keeps in it, is allocated in a context of its own.
+        let function = unsafe {
+            let size = core::mem::size_of::<pg_sys::FmgrInfo>();
+            let function: *mut pg_sys::FmgrInfo = pg_sys::MemoryContextAllocZero(context.as_ptr(), size).cast();
+            pg_sys::fmgr_info_cxt(oid, function, context.as_ptr());
+            function
+        };
+        Prepared { function, context }
+    }
 }
+
+/// The output function of a type.
+pub struct Output(Prepared);
 
 impl Output {
     pub fn for_type(type_oid: pg_sys::Oid) -> Output {
-        if let Some(prepared) = OUTPUTS.with_borrow(|all| all.get(&type_oid).copied()) {
-            return prepared;
-        }
-        let prepared = super::memory::in_session_context(|| {
-            // SAFETY: the look-up fills the function's OID; the call information is allocated in a context that is never reset.
-            unsafe {
-                let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
-                pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut varlena);
-                let function: *mut pg_sys::FmgrInfo = pg_sys::palloc0(core::mem::size_of::<pg_sys::FmgrInfo>()).cast();
-                pg_sys::fmgr_info_cxt(output, function, pg_sys::TopMemoryContext);
-                Output { function }
-            }
-        });
-        OUTPUTS.with_borrow_mut(|all| all.insert(type_oid, prepared));
-        prepared
+        let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+        // SAFETY: the look-up fills the function's OID.
+        unsafe { pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut varlena) };
+        Output(Prepared::new(output))
     }
 
     /// The value's text, in the current memory context.
     pub fn text<'row>(&self, value: Value) -> &'row [u8] {
         // SAFETY: an output function returns a NUL-terminated string.
-        unsafe { core::ffi::CStr::from_ptr(pg_sys::OutputFunctionCall(self.function, value.datum())).to_bytes() }
+        unsafe { core::ffi::CStr::from_ptr(pg_sys::OutputFunctionCall(self.0.function, value.datum())).to_bytes() }
     }
 }
 
-/// The server's `to_jsonb` prepared for one type.
-#[derive(Clone, Copy)]
-pub struct ToJsonb {
-    function: *mut pg_sys::FmgrInfo,
-}
-
-thread_local! {
-    /// One a type and session: plans come and go, these stay.
-    static PREPARED: RefCell<HashMap<pg_sys::Oid, ToJsonb>> = RefCell::new(HashMap::new());
-}
+/// The server's `to_jsonb` for one type.
+pub struct ToJsonb(Prepared);
 
 impl ToJsonb {
     pub fn for_type(type_oid: pg_sys::Oid) -> ToJsonb {
-        if let Some(prepared) = PREPARED.with_borrow(|all| all.get(&type_oid).copied()) {
-            return prepared;
-        }
-        let prepared = ToJsonb::prepare(type_oid);
-        PREPARED.with_borrow_mut(|all| all.insert(type_oid, prepared));
-        prepared
-    }
-
-    fn prepare(type_oid: pg_sys::Oid) -> ToJsonb {
-        super::memory::in_session_context(|| {
-            // SAFETY: to_jsonb(anyelement) learns its argument's type from the call expression, for which
-            // a constant of the type will do; both are allocated in a context that is never reset.
-            let function = unsafe {
-                let function: *mut pg_sys::FmgrInfo = pg_sys::palloc0(core::mem::size_of::<pg_sys::FmgrInfo>()).cast();
-                let oid = pg_sys::Oid::from(pg_sys::F_TO_JSONB);
-                pg_sys::fmgr_info_cxt(oid, function, pg_sys::TopMemoryContext);
-                let argument = pg_sys::makeNullConst(type_oid, -1, pg_sys::InvalidOid);
-                let call = pg_sys::makeFuncExpr(
-                    oid,
-                    pg_sys::JSONBOID,
-                    pg_sys::lappend(core::ptr::null_mut(), argument.cast()),
-                    pg_sys::InvalidOid,
-                    pg_sys::InvalidOid,
-                    pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
-                );
-                (*function).fn_expr = call.cast();
-                function
-            };
-            ToJsonb { function }
-        })
+        let oid = pg_sys::Oid::from(pg_sys::F_TO_JSONB);
+        let prepared = Prepared::new(oid);
+        // SAFETY: to_jsonb(anyelement) learns its argument's type from the call expression, for which a constant of
+        // the type will do; it lives as long as the function.
+        prepared.context.with(|| unsafe {
+            let argument = pg_sys::makeNullConst(type_oid, -1, pg_sys::InvalidOid);
+            let call = pg_sys::makeFuncExpr(
+                oid,
+                pg_sys::JSONBOID,
+                pg_sys::lappend(core::ptr::null_mut(), argument.cast()),
+                pg_sys::InvalidOid,
+                pg_sys::InvalidOid,
+                pg_sys::CoercionForm::COERCE_EXPLICIT_CALL,
+            );
+            (*prepared.function).fn_expr = call.cast();
+        });
+        ToJsonb(prepared)
     }
 
     /// The root container of the jsonb form of `value`, in the current memory context.
     pub fn root_container<'row>(&self, value: Value) -> &'row [u8] {
         // SAFETY: to_jsonb is strict and never returns NULL for a non-NULL value.
-        let json = unsafe { pg_sys::FunctionCall1Coll(self.function, pg_sys::InvalidOid, value.datum()) };
+        let json = unsafe { pg_sys::FunctionCall1Coll(self.0.function, pg_sys::InvalidOid, value.datum()) };
         Value::new(json).payload()
     }
 }

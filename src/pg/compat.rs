@@ -27,6 +27,17 @@ pub fn owns_relation(relid: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     }
 }
 
+/// Whether `role` owns the schema (or is a superuser).
+pub fn owns_schema(schema: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up with plain values.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_namespace_ownercheck(schema, role);
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        return pg_sys::object_ownercheck(pg_sys::NamespaceRelationId, schema, role);
+    }
+}
+
 /// Attribute `index` (0-based) of a tuple descriptor.
 ///
 /// # Safety

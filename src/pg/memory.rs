@@ -48,6 +48,32 @@ impl Arena {
     }
 }
 
+/// A memory context below the session's that goes with its owner.
+pub struct OwnedContext(pg_sys::MemoryContext);
+
+impl OwnedContext {
+    pub fn new(name: &'static core::ffi::CStr) -> OwnedContext {
+        OwnedContext(Arena::new(name).context)
+    }
+
+    pub fn as_ptr(&self) -> pg_sys::MemoryContext {
+        self.0
+    }
+
+    /// Runs `work` with it as current context.
+    pub fn with<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _back = CurrentContext::switch_to(self.0);
+        work()
+    }
+}
+
+impl Drop for OwnedContext {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, current for nobody, and whoever has pointers into it owns it.
+        unsafe { pg_sys::MemoryContextDelete(self.0) }
+    }
+}
+
 /// Switches the current memory context until dropped.
 struct CurrentContext(pg_sys::MemoryContext);
 

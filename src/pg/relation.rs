@@ -49,6 +49,12 @@ impl OpenRelation {
         unsafe { (*(*self.as_ptr()).rd_rel).relkind as u8 }
     }
 
+    /// The role that owns it.
+    pub fn owner(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.as_ptr()).rd_rel).relowner }
+    }
+
     /// The columns that are not dropped.
     pub fn columns(&self) -> Vec<Column> {
         let desc = self.descriptor();
@@ -252,18 +258,25 @@ pub fn exists(relid: pg_sys::Oid) -> bool {
     unsafe { pg_sys::get_rel_relkind(relid) != 0 }
 }
 
-/// Whether one of the relation's triggers calls our truncate function.
+/// Locks the relation unless that would take waiting; says whether it did.
+pub fn lock_if_free(relid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> bool {
+    // SAFETY: takes any OID; the lock stays until the transaction ends.
+    unsafe { pg_sys::ConditionalLockRelationOid(relid, lock) }
+}
+
+/// Whether TRUNCATE of the relation calls our truncate function, here and now.
 pub fn has_truncate_trigger(relid: pg_sys::Oid) -> bool {
     let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
     // SAFETY: the relation is open; its trigger description, if any, has numtriggers entries.
     unsafe {
-        let triggers = (*relation.as_ptr()).trigdesc;
-        if triggers.is_null() {
-            return false;
-        }
-        (0..(*triggers).numtriggers as usize).any(|at| {
-            let name = pg_sys::get_func_name((*(*triggers).triggers.add(at)).tgfoid);
-            !name.is_null() && core::ffi::CStr::from_ptr(name) == c"capture_truncate"
+        super::trigger::triggers_of(relation.as_ptr()).iter().any(|trigger| {
+            super::trigger::fires_on_truncate(trigger) && {
+                let name = pg_sys::get_func_name(trigger.tgfoid);
+                !name.is_null()
+                    && core::ffi::CStr::from_ptr(name) == c"capture_truncate"
+                    && pg_sys::get_func_namespace(trigger.tgfoid)
+                        == pg_sys::get_namespace_oid(c"threadline".as_ptr(), true)
+            }
         })
     }
 }

@@ -33,6 +33,27 @@ pub fn each_current_row(table: pg_sys::Oid, mut visit: impl FnMut(&Row)) {
 /// Visits every row of a user's table as the latest snapshot sees it, its own partitions or children not included.
 /// Row security and privileges do not apply: the caller answers for them.
 pub fn each_row(relation: &OpenRelation, mut visit: impl FnMut(&Row)) {
+    each_slot(relation, |slot| {
+        // SAFETY: the slot holds a row of the relation.
+        visit(&unsafe { Row::of_slot(slot) });
+        true
+    });
+}
+
+/// How many rows `each_row` would visit; no more than `at_most` are looked at.
+pub fn count_rows(relation: &OpenRelation, at_most: u64) -> u64 {
+    let mut count = 0;
+    if at_most > 0 {
+        each_slot(relation, |_| {
+            count += 1;
+            count < at_most
+        });
+    }
+    count
+}
+
+/// Goes on as long as `visit` says.
+fn each_slot(relation: &OpenRelation, mut visit: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
     // SAFETY: the snapshot is registered while the scan runs, the slot is of the table's own kind, and both are
     // released at the end; an error leaves them to the resource owner.
     unsafe {
@@ -41,7 +62,9 @@ pub fn each_row(relation: &OpenRelation, mut visit: impl FnMut(&Row)) {
         let slot = pg_sys::table_slot_create(relation.as_ptr(), core::ptr::null_mut());
         while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {
             super::xact::check_interrupts();
-            visit(&Row::of_slot(slot));
+            if !visit(slot) {
+                break;
+            }
         }
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::table_endscan(scan);

@@ -83,6 +83,22 @@ impl<'call> TriggerCall<'call> {
         }
     }
 
+    /// The xid, with its epoch, that wrote an updated row's old version; None when it is so old that it was frozen.
+    pub fn old_version_written_by(&self) -> Option<u64> {
+        // SAFETY: the tuple carries the header that the table has (HeapTupleHeaderXminFrozen, …GetRawXmin).
+        let xmin = unsafe {
+            let header = (*self.data.tg_trigtuple).t_data;
+            let frozen = pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID;
+            if u32::from((*header).t_infomask) & frozen == frozen {
+                return None;
+            }
+            (*header).t_choice.t_heap.t_xmin.into_inner()
+        };
+        // An xid that is not frozen lies within 2^31 of ours, on either side: another session may be ahead.
+        let own = super::xact::full_xid();
+        Some(own.wrapping_add_signed(i64::from(xmin.wrapping_sub(own as u32) as i32)))
+    }
+
     /// A copy of the row that stays until the transaction ends.
     pub fn keep_row(&self) -> KeptRow {
         super::memory::in_transaction_context(|| {
@@ -96,25 +112,57 @@ impl<'call> TriggerCall<'call> {
         })
     }
 
-    /// Whether the relation also has an enabled trigger of the name, other than the one that calls.
-    pub fn beside_trigger(&self, name: &core::ffi::CStr) -> bool {
+    /// Whether another trigger of the relation, which calls the same function for every row of the event, comes before
+    /// this one, or this one does not fire for every row while another does.
+    pub fn is_repeated(&self) -> bool {
         // SAFETY: the relation is open during the call; its trigger description has numtriggers entries.
         unsafe {
+            let this = &*self.data.tg_trigger;
             let triggers = (*self.data.tg_relation).trigdesc;
-            !triggers.is_null()
-                && (0..(*triggers).numtriggers as usize).any(|at| {
-                    let trigger = &*(*triggers).triggers.add(at);
-                    core::ffi::CStr::from_ptr(trigger.tgname) == name
-                        && trigger.tgenabled as u8 != pg_sys::TRIGGER_DISABLED
-                        && trigger.tgoid != (*self.data.tg_trigger).tgoid
+            if triggers.is_null() {
+                return false;
+            }
+            // What TRIGGER_FOR_INSERT and its kin test.
+            let event: i16 = match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+                pg_sys::TRIGGER_EVENT_INSERT => pg_sys::TRIGGER_TYPE_INSERT as i16,
+                pg_sys::TRIGGER_EVENT_UPDATE => pg_sys::TRIGGER_TYPE_UPDATE as i16,
+                _ => pg_sys::TRIGGER_TYPE_DELETE as i16,
+            };
+            let silent = match pg_sys::SessionReplicationRole as u32 {
+                pg_sys::SESSION_REPLICATION_ROLE_REPLICA => pg_sys::TRIGGER_FIRES_ON_ORIGIN,
+                _ => pg_sys::TRIGGER_FIRES_ON_REPLICA,
+            };
+            (0..(*triggers).numtriggers as usize)
+                .map(|at| &*(*triggers).triggers.add(at))
+                .find(|other| {
+                    let enabled = other.tgenabled as u8;
+                    other.tgfoid == this.tgfoid
+                        && other.tgtype & event != 0
+                        && other.tgtype & pg_sys::TRIGGER_TYPE_ROW as i16 != 0
+                        && enabled != pg_sys::TRIGGER_DISABLED
+                        && enabled != silent
+                        && other.tgqual.is_null()
+                        && other.tgnattr == 0
                 })
+                .is_some_and(|first| first.tgoid != this.tgoid)
         }
     }
 
-    /// The name of the trigger that calls.
-    pub fn name(&self) -> &core::ffi::CStr {
+    /// Whether another trigger of the relation that calls the same function records this TRUNCATE.
+    pub fn repeats_truncate(&self) -> bool {
+        // SAFETY: the relation is open during the call; the trigger that calls is set.
+        unsafe {
+            let this = &*self.data.tg_trigger;
+            triggers_of(self.data.tg_relation)
+                .iter()
+                .find(|other| other.tgfoid == this.tgfoid && fires_on_truncate(other))
+                .is_some_and(|first| first.tgoid != this.tgoid)
+        }
+    }
+
+    pub fn is_named(&self, name: &core::ffi::CStr) -> bool {
         // SAFETY: set for every call by a trigger.
-        unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) }
+        unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) == name }
     }
 
     /// The number of the command that changed the row: capture may run in a later one, and a trigger on
@@ -129,6 +177,33 @@ impl<'call> TriggerCall<'call> {
             }
         }
     }
+}
+
+/// # Safety
+/// The relation is open, and stays so while the slice is in use.
+pub(super) unsafe fn triggers_of<'r>(relation: pg_sys::Relation) -> &'r [pg_sys::Trigger] {
+    // SAFETY: by the caller's promise; a trigger description has numtriggers entries.
+    unsafe {
+        match (*relation).trigdesc.as_ref() {
+            Some(description) => core::slice::from_raw_parts(description.triggers, description.numtriggers as usize),
+            None => &[],
+        }
+    }
+}
+
+/// Whether the trigger is BEFORE TRUNCATE, without a condition, and enabled in this session.
+pub(super) fn fires_on_truncate(trigger: &pg_sys::Trigger) -> bool {
+    let before_truncate = (pg_sys::TRIGGER_TYPE_TRUNCATE | pg_sys::TRIGGER_TYPE_BEFORE) as i16;
+    // SAFETY: a plain variable.
+    let silent = match unsafe { pg_sys::SessionReplicationRole } as u32 {
+        pg_sys::SESSION_REPLICATION_ROLE_REPLICA => pg_sys::TRIGGER_FIRES_ON_ORIGIN,
+        _ => pg_sys::TRIGGER_FIRES_ON_REPLICA,
+    };
+    let enabled = trigger.tgenabled as u8;
+    trigger.tgtype & before_truncate == before_truncate
+        && enabled != pg_sys::TRIGGER_DISABLED
+        && enabled != silent
+        && trigger.tgqual.is_null()
 }
 
 /// A row that outlives the trigger's call, but not the transaction: whoever keeps one forgets it when that ends.

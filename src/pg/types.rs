@@ -26,17 +26,14 @@ pub fn display_name(type_oid: pg_sys::Oid, modifier: i32) -> String {
 }
 
 /// Whether a value's text depends on more than the output settings that are plain variables
-/// (see `canonical`): money on lc_monetary, the reg types on search_path, and whatever the
-/// output functions of extensions and composites look at.
+/// (see `canonical`): money on lc_monetary, the reg types on search_path, and whatever the output functions of
+/// extensions and composites and the casts to json of anybody's types, enums too, look at.
 pub fn needs_all_settings(type_oid: pg_sys::Oid) -> bool {
     let base = base_type(type_oid);
-    // SAFETY: catalog look-ups.
-    let (element, is_enum) = unsafe { (pg_sys::get_element_type(base), pg_sys::type_is_enum(base)) };
+    // SAFETY: catalog look-up.
+    let element = unsafe { pg_sys::get_element_type(base) };
     if element != pg_sys::InvalidOid {
         return needs_all_settings(element);
-    }
-    if is_enum {
-        return false;
     }
     base.to_u32() >= pg_sys::FirstNormalObjectId
         || matches!(

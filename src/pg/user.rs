@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use super::compat;
 use super::datum::for_message;
-use super::relation::own_relation;
+use super::relation::{OpenRelation, own_relation};
 use crate::error::Error;
 
 /// Whether the current role owns the relation.
@@ -29,6 +29,16 @@ pub fn may_read(relid: pg_sys::Oid) -> bool {
         && may_select(relid)
         && unsafe { pg_sys::check_enable_rls(relid, pg_sys::InvalidOid, true) }
             != pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+}
+
+/// Whether the current role owns the schema; also when there is none of the name, which whoever asks on will find.
+pub fn may_rule_schema(name: &[u8]) -> bool {
+    let Ok(name) = std::ffi::CString::new(name) else { return true };
+    // SAFETY: a catalog look-up with a NUL-terminated name; reads the session state.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(name.as_ptr(), true);
+        schema == pg_sys::InvalidOid || compat::owns_schema(schema, pg_sys::GetUserId())
+    }
 }
 
 /// The role the session logged in as (or SET SESSION AUTHORIZATION to).
@@ -58,19 +68,30 @@ pub fn role_name(role: pg_sys::Oid) -> String {
 /// An error gives them back through the abort of the (sub)transaction.
 pub fn as_owner<R>(work: impl FnOnce() -> R) -> Result<R, Error> {
     let log = own_relation(c"change_log").ok_or_else(|| Error::StorageMissing { relation: "change_log".into() })?;
-    let owner = {
-        let relation = super::relation::OpenRelation::open(log, pg_sys::AccessShareLock as i32);
-        // SAFETY: the relation is open.
-        unsafe { (*(*relation.as_ptr()).rd_rel).relowner }
-    };
+    let owner = OpenRelation::open(log, pg_sys::AccessShareLock as i32).owner();
+    Ok(as_role(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work))
+}
+
+/// Runs `work`, which may call functions of the relation's owner (a cast to json), with that owner's rights and no
+/// others, as the server does when it rebuilds an index: settings those functions change are put back.
+pub fn as_owner_of<R>(relation: &OpenRelation, work: impl FnOnce() -> R) -> R {
+    // SAFETY: a nested level of settings is opened here and closed below; an error closes it with the (sub)transaction.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    let result = as_role(relation.owner(), pg_sys::SECURITY_RESTRICTED_OPERATION, work);
+    // SAFETY: closes the level opened above.
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    result
+}
+
+fn as_role<R>(role: pg_sys::Oid, restriction: u32, work: impl FnOnce() -> R) -> R {
     let (mut caller, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: the pair is saved and given back, as the server does around referential-integrity queries.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut caller, &mut context);
-        pg_sys::SetUserIdAndSecContext(owner, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+        pg_sys::SetUserIdAndSecContext(role, context | restriction as i32);
     }
     let result = work();
     // SAFETY: as above.
     unsafe { pg_sys::SetUserIdAndSecContext(caller, context) };
-    Ok(result)
+    result
 }

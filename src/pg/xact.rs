@@ -35,7 +35,7 @@ pub enum SubTransactionEvent {
     },
 }
 
-type Handlers = (fn(TransactionEvent), fn(SubTransactionEvent), fn(Option<pg_sys::Oid>));
+type Handlers = (fn(TransactionEvent), fn(SubTransactionEvent), fn(Option<pg_sys::Oid>), fn());
 
 thread_local! {
     static HANDLERS: Cell<Option<Handlers>> = const { Cell::new(None) };
@@ -46,16 +46,18 @@ pub fn register(
     on_transaction: fn(TransactionEvent),
     on_subtransaction: fn(SubTransactionEvent),
     on_invalidation: fn(Option<pg_sys::Oid>),
+    on_exit: fn(),
 ) {
     if HANDLERS.get().is_some() {
         return;
     }
-    HANDLERS.set(Some((on_transaction, on_subtransaction, on_invalidation)));
+    HANDLERS.set(Some((on_transaction, on_subtransaction, on_invalidation, on_exit)));
     // SAFETY: the functions are guarded and live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(transaction_callback), core::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(subtransaction_callback), core::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(relcache_callback), pg_sys::Datum::from(0usize));
+        pg_sys::before_shmem_exit(Some(exit_callback), pg_sys::Datum::from(0usize));
     }
 }
 
@@ -71,7 +73,7 @@ unsafe extern "C-unwind" fn transaction_callback(event: pg_sys::XactEvent::Type,
         // Parallel workers change nothing.
         _ => return,
     };
-    if let Some((handler, _, _)) = HANDLERS.get() {
+    if let Some((handler, ..)) = HANDLERS.get() {
         handler(event);
     }
 }
@@ -89,16 +91,42 @@ unsafe extern "C-unwind" fn subtransaction_callback(
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => SubTransactionEvent::Aborted { id },
         _ => return,
     };
-    if let Some((_, handler, _)) = HANDLERS.get() {
+    if let Some((_, handler, ..)) = HANDLERS.get() {
         handler(event);
     }
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn relcache_callback(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
-    if let Some((_, _, handler)) = HANDLERS.get() {
+    if let Some((_, _, handler, _)) = HANDLERS.get() {
         handler((relid != pg_sys::InvalidOid).then_some(relid));
     }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn exit_callback(code: core::ffi::c_int, _arg: pg_sys::Datum) {
+    // A session that is ended by force, or by an error, ends without ado.
+    if let Some((.., handler)) = HANDLERS.get().filter(|_| code == 0) {
+        handler();
+    }
+}
+
+/// Runs `work` in a transaction of its own when the session is ending, as the server drops its temporary tables.
+pub fn in_last_transaction(work: impl FnOnce()) {
+    // SAFETY: the sequence of RemoveTempRelationsCallback (catalog/namespace.c). An error in here ends the session,
+    // which is ending already.
+    unsafe {
+        pg_sys::AbortOutOfAnyTransaction();
+        pg_sys::StartTransactionCommand();
+        with_snapshot(work);
+        pg_sys::CommitTransactionCommand();
+    }
+}
+
+/// Bytes of WAL that this process has written since it started.
+pub fn wal_bytes() -> u64 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::pgWalUsage.wal_bytes }
 }
 
 pub fn current_subtransaction() -> u32 {

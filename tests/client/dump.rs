@@ -91,7 +91,7 @@ fn assert_capture_goes_on(s: &mut Session, who: &str, from: i32) {
     }
 }
 
-fn dump_restore(from: &Database, to: &Database, custom: bool) {
+pub fn dump_restore(from: &Database, to: &Database, custom: bool) {
     if custom {
         let dump = client_output("pg_dump", &from.at, &from.name, &["-Fc"], &[]);
         client_output("pg_restore", &to.at, &to.name, &["--exit-on-error"], &dump);

@@ -288,6 +288,7 @@ fn reading_needs_no_transaction_id() {
         "SELECT * FROM threadline.audit_schema_versions".into(),
         "SELECT * FROM threadline.audit_gaps".into(),
         "SELECT * FROM threadline.audit_status()".into(),
+        "SELECT * FROM threadline.audit_cost()".into(),
         "SELECT * FROM threadline.audit_history('orders', 1)".into(),
         format!("SELECT * FROM threadline.audit_as_of('orders', 1, '{}')", moments[2]),
         format!("SELECT * FROM threadline.audit_as_of(NULL::orders, '{}')", moments[2]),

@@ -241,3 +241,20 @@ fn covering_and_reordered_primary_keys() {
     assert_eq!(s.one("SELECT table_pk FROM threadline.audit_changes"), r#"{"a": "1", "b": "2"}"#);
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_history('k', '{\"a\": 1, \"b\": 2}')"), 1);
 }
+
+#[test]
+fn a_renamed_key_column_goes_on_as_the_key_in_every_later_session() {
+    let db = Database::new("key_renamed");
+    let mut s = db.session();
+    s.run("CREATE TABLE k (a int, b int, v int, PRIMARY KEY (b, a)); SELECT threadline.audit_enable('k'); INSERT INTO k VALUES (1, 2, 0)");
+    for name in ["b1", "b2"] {
+        s.run(&format!("ALTER TABLE k RENAME {} TO {name}", if name == "b1" { "b" } else { "b1" }));
+        for _ in 0..2 {
+            db.session().run("UPDATE k SET v = v + 1");
+        }
+        assert_eq!(s.one("SELECT threadline.replay_check('k') ->> 'verdict'"), "holds", "{name}");
+    }
+    s.run("SELECT threadline.audit_maintain()");
+    db.session().run("UPDATE k SET v = v + 1");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_history('k', '{\"a\": 1, \"b2\": 2}')"), 6);
+}

@@ -135,3 +135,30 @@ fn a_policy_holds_for_an_open_repeatable_read_transaction() {
     );
     assert_secret_is_nowhere(&mut s);
 }
+
+#[test]
+fn a_renamed_column_stays_redacted_in_every_later_session_and_rerun() {
+    let (db, mut s) = table("red_rename", "exclude => '{hidden}', mask => '{masked}'");
+    s.run("INSERT INTO t VALUES (1, 'a', 'h', 'm', NULL); ALTER TABLE t RENAME masked TO m2; ALTER TABLE t RENAME hidden TO h2");
+    for (id, between) in [
+        (2, ""),
+        (3, "SELECT threadline.audit_enable('t')"),
+        (4, "ALTER TABLE t RENAME m2 TO m3; ALTER TABLE t RENAME h2 TO h3"),
+        (5, "SELECT threadline.audit_maintain()"),
+        (6, "ALTER TABLE t RENAME m3 TO m4"),
+    ] {
+        s.run(&format!("SELECT 1; {between}"));
+        for repeat in 0..2 {
+            let id = id * 10 + repeat;
+            db.session().run(&format!("INSERT INTO t VALUES ({id}, 'a', '{SECRET}', '{SECRET}', NULL)"));
+        }
+    }
+    assert_secret_is_nowhere(&mut s);
+    assert_eq!(
+        s.one("SELECT data_after ->> 'm4' FROM threadline.audit_changes ORDER BY id DESC LIMIT 1"),
+        "[REDACTED]"
+    );
+    s.run("SELECT threadline.audit_enable('t', mask => '{}')");
+    db.session().run("INSERT INTO t VALUES (99, 'a', 'h', 'open', NULL)");
+    assert_eq!(s.one("SELECT data_after ->> 'm4' FROM threadline.audit_changes ORDER BY id DESC LIMIT 1"), "open");
+}

@@ -150,6 +150,7 @@ fn admin_functions_are_refused() {
         "SELECT threadline.replay_check('app.mine')",
         "SELECT threadline.incident_bundle(gen_random_uuid())",
         "SELECT * FROM threadline.audit_status()",
+        "SELECT * FROM threadline.audit_cost()",
     ] {
         assert_eq!(writer.failure(sql).code, "42501", "{sql}");
     }
@@ -317,4 +318,24 @@ fn an_owner_who_adds_our_trigger_again_is_not_captured_twice() {
     if writer.try_run("INSERT INTO app.mine VALUES (1, 'a')").is_ok() {
         assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes"), 1, "a change is captured once");
     }
+}
+
+/// audit_enable reads the rows with the extension owner's rights; what a table's owner has written must not get them.
+#[test]
+fn a_baseline_does_not_lend_the_owners_rights_to_casts_of_the_table() {
+    let owner = Role::new();
+    let (db, mut s) = owned("rol_cast", &owner);
+    s.run(&format!("SELECT threadline.audit_grant('{}', 'admin')", owner.0));
+    let mut mine = db.session_as(&owner.0);
+    mine.run(
+        r#"SET search_path = app; CREATE TYPE mood AS ENUM ('a'); CREATE TABLE seen (who text); CREATE TABLE fancy (id int PRIMARY KEY, m mood);
+         CREATE FUNCTION as_json(mood) RETURNS json LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO app.seen VALUES (current_user); PERFORM set_config('search_path', 'nowhere', false); RETURN '"a"'; END $$;
+         CREATE CAST (mood AS json) WITH FUNCTION as_json(mood);
+         INSERT INTO fancy VALUES (1, 'a'); SELECT threadline.audit_enable('fancy')"#,
+    );
+    assert_eq!(s.column("SELECT who FROM app.seen"), [owner.0.as_str()], "the cast was called, by the table's owner");
+    assert_eq!(mine.one("SHOW search_path"), "app", "what it set is put back");
+    s.run("INSERT INTO app.fancy VALUES (2, 'a')");
+    s.assert_replay_holds("app.fancy");
 }

@@ -1,0 +1,188 @@
+-- Our triggers on a table: whether they are in order, since when they are not, and taking them away.
+
+-- What is wrong with the capture triggers of a table and, if it is partitioned, of all below it; empty when writes
+-- are recorded. capture: row or truncate. state: missing, replaced (a trigger of our name calls something else),
+-- narrowed (a WHEN, a column list, fewer events), disabled, replica_only. reason: that of the gap it makes. Called by every look at the
+-- history: in PL/pgSQL so that its plan is kept, and without locks on partitions.
+CREATE FUNCTION threadline.trigger_findings(target oid)
+RETURNS TABLE (relation oid, capture text, state text, reason text)
+LANGUAGE plpgsql STABLE ROWS 1
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY
+    WITH RECURSIVE tree AS (
+        SELECT c.oid, c.relkind, true AS is_root
+        FROM pg_class AS c
+        WHERE c.oid = trigger_findings.target AND c.relkind IN ('r', 'p')
+        UNION ALL
+        SELECT c.oid, c.relkind, false
+        FROM tree AS p
+        JOIN pg_inherits AS h ON h.inhparent = p.oid
+        JOIN pg_class AS c ON c.oid = h.inhrelid
+        WHERE p.relkind = 'p'
+    )
+    SELECT t.oid, w.capture, s.state,
+           CASE WHEN s.state IN ('missing', 'replaced') THEN 'trigger_dropped'
+                WHEN s.state = 'narrowed' THEN 'bypass'
+                WHEN s.state = 'replica_only' THEN 'replica_role'
+                ELSE 'disabled' END
+    FROM tree AS t
+    -- The types are those of AFTER INSERT OR UPDATE OR DELETE for each row, and of BEFORE TRUNCATE.
+    JOIN (VALUES ('row', 'threadline_capture', 'threadline.capture_row()'::regprocedure::oid, 29::int2),
+                 ('truncate', 'threadline_truncate', 'threadline.capture_truncate()'::regprocedure::oid, 34)
+         ) AS w (capture, trigger_name, function_oid, trigger_type) ON t.is_root OR w.capture = 'row'
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN bool_or(g.whole AND g.tgenabled IN ('O', 'A')) THEN NULL
+                    WHEN bool_or(g.whole AND g.tgenabled = 'R') THEN 'replica_only'
+                    WHEN bool_or(g.whole) THEN 'disabled'
+                    WHEN bool_or(g.ours) THEN 'narrowed'
+                    WHEN bool_or(g.named) THEN 'replaced'
+                    ELSE 'missing' END AS state
+        FROM (
+            SELECT i.tgenabled, starts_with(i.tgname::text, w.trigger_name) AS named, i.tgfoid = w.function_oid AS ours,
+                   i.tgfoid = w.function_oid AND i.tgtype = w.trigger_type AND i.tgqual IS NULL
+                   AND i.tgattr::text = '' AND i.tgconstraint = 0 AS whole
+            FROM pg_trigger AS i
+            WHERE i.tgrelid = t.oid
+        ) AS g
+    ) AS s
+    WHERE s.state IS NOT NULL;
+END
+$$;
+
+CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
+LANGUAGE sql STABLE
+RETURN NOT EXISTS (SELECT FROM threadline.trigger_findings(capture_armed.target));
+
+-- The same as gaps, by reason. A NULL table is one that was dropped.
+CREATE FUNCTION threadline.gaps_now(target oid) RETURNS TABLE (reason text, detail jsonb)
+LANGUAGE plpgsql STABLE ROWS 1
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF gaps_now.target IS NULL THEN
+        RETURN QUERY VALUES ('trigger_dropped', '{"table": "dropped"}'::jsonb);
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT f.reason, jsonb_build_object('findings', jsonb_agg(jsonb_build_object(
+               'table', threadline.qualified_name(f.relation), 'trigger', f.capture, 'state', f.state)))
+    FROM threadline.trigger_findings(gaps_now.target) AS f
+    GROUP BY f.reason;
+END
+$$;
+
+CREATE FUNCTION threadline.note_intact(table_id integer) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO threadline.trigger_check AS k (table_id, intact_at) VALUES (note_intact.table_id, clock_timestamp())
+    ON CONFLICT ON CONSTRAINT trigger_check_pkey DO UPDATE SET intact_at = greatest(k.intact_at, excluded.intact_at);
+END
+$$;
+
+-- The latest time at which a table's capture is known to have worked. Looks at the newest changes only: in a large
+-- log the last one of a quiet table would take long to find, and an earlier time is never wrong.
+CREATE VIEW threadline.last_intact AS
+SELECT t.table_id,
+       greatest(t.enabled_at,
+                (SELECT k.intact_at FROM threadline.trigger_check AS k WHERE k.table_id = t.table_id),
+                (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = t.table_id),
+                (SELECT max(n.captured_at)
+                 FROM (SELECT c.table_id, c.captured_at FROM threadline.change_log AS c ORDER BY c.id DESC LIMIT 50000) AS n
+                 WHERE n.table_id = t.table_id)) AS intact_at
+FROM threadline.captured_table AS t;
+
+-- Whether changes went unrecorded since the state of a table was last recorded as a whole.
+CREATE FUNCTION threadline.gap_since_baseline(table_id integer) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM threadline.gap AS g
+        WHERE g.table_id = gap_since_baseline.table_id AND g.reason <> 'not_yet_enabled'
+          AND coalesce(g.until_at, 'infinity') > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = g.table_id))
+$$;
+
+-- Compares the triggers of one captured table, or of all, with what they should be: opens a gap where changes are
+-- being lost and closes it where they are recorded again. A gap begins when capture was last known to work, not when
+-- somebody looked: between the two nothing is known. witnessed: the command that may have changed them ends just now.
+-- Running it again changes nothing.
+CREATE FUNCTION threadline.observe_capture(only_table_id integer DEFAULT NULL, witnessed boolean DEFAULT false) RETURNS jsonb
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    t      record;
+    seen   CONSTANT timestamptz := clock_timestamp();
+    found_wrong jsonb;
+    began  timestamptz;
+    opened text[] := '{}';
+    closed text[] := '{}';
+    defect record;
+BEGIN
+    FOR t IN
+        SELECT c.table_id, c.relation, threadline.qualified_name(c.relation) AS name
+        FROM threadline.captured_table AS c
+        JOIN pg_class AS r ON r.oid = c.relation
+        WHERE c.enabled AND c.origin = threadline.origin()
+          AND (observe_capture.only_table_id IS NULL OR c.table_id = observe_capture.only_table_id)
+        ORDER BY c.table_id
+        -- Whoever holds it is changing or observing it.
+        FOR UPDATE OF c SKIP LOCKED
+    LOOP
+        SELECT coalesce(jsonb_object_agg(f.reason, f.detail), '{}') INTO found_wrong FROM threadline.gaps_now(t.relation) AS f;
+        UPDATE threadline.gap AS g SET until_at = seen
+        WHERE g.table_id = t.table_id AND g.until_at IS NULL AND g.detail ? 'observed_at' AND NOT found_wrong ? g.reason;
+        IF FOUND THEN
+            closed := closed || t.name;
+        END IF;
+        IF found_wrong = '{}' THEN
+            PERFORM threadline.note_intact(t.table_id);
+            CONTINUE;
+        END IF;
+        began := NULL;
+        FOR defect IN
+            SELECT d.key AS reason, d.value AS detail
+            FROM jsonb_each(found_wrong) AS d
+            WHERE NOT EXISTS (SELECT FROM threadline.gap AS g
+                              WHERE g.table_id = t.table_id AND g.reason = d.key AND g.until_at IS NULL)
+        LOOP
+            began := coalesce(began, CASE WHEN observe_capture.witnessed THEN seen END, (SELECT i.intact_at FROM threadline.last_intact AS i WHERE i.table_id = t.table_id));
+            INSERT INTO threadline.gap (table_id, reason, since_at, detail)
+            VALUES (t.table_id, defect.reason, began, defect.detail || jsonb_build_object('observed_at', seen));
+            opened := opened || t.name;
+        END LOOP;
+    END LOOP;
+    RETURN jsonb_build_object('opened', to_jsonb(opened), 'closed', to_jsonb(closed));
+END
+$$;
+
+-- Ends capture of one table: its own triggers go, what a partitioned table above cloned to it stays.
+CREATE FUNCTION threadline.drop_capture(target regclass, detail jsonb) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own_trigger name;
+    ended       CONSTANT timestamptz := clock_timestamp();
+    stopped_id  CONSTANT integer := threadline.captured_id(drop_capture.target);
+BEGIN
+    -- First, so that nobody who watches takes the triggers for lost.
+    UPDATE threadline.captured_table AS t SET enabled = false, disabled_at = ended WHERE t.table_id = stopped_id AND t.enabled;
+    IF FOUND THEN
+        UPDATE threadline.gap AS g SET until_at = ended WHERE g.table_id = stopped_id AND g.until_at IS NULL;
+        INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
+    END IF;
+    FOR own_trigger IN
+        SELECT g.tgname FROM pg_trigger AS g
+        WHERE g.tgrelid = drop_capture.target AND g.tgparentid = 0
+          AND g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_truncate()'::regprocedure)
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', own_trigger, threadline.qualified_name(drop_capture.target));
+    END LOOP;
+    PERFORM threadline.disarm_partitions();
+END
+$$;
