@@ -304,6 +304,43 @@ BEGIN
 END
 $$;
 
+-- A delta whose whole image goes takes its place, and with it the rest of its transaction: see recorded_change in views.sql.
+CREATE FUNCTION threadline.complete_deltas(ids bigint[], first_at timestamptz, last_at timestamptz) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    heir record;
+BEGIN
+    FOR heir IN
+        SELECT DISTINCT k.table_id, k.row_key, k.key, n.transaction_id
+        FROM (SELECT w.table_id, w.row_key, w.key, min(w.id) AS first_id, max(w.id) AS last_id
+              FROM threadline.change_log AS w
+              WHERE w.id = ANY (complete_deltas.ids) AND w.captured_at BETWEEN complete_deltas.first_at AND complete_deltas.last_at
+                AND w.table_id IN (SELECT t.table_id FROM threadline.captured_table AS t WHERE t.has_deltas)
+              GROUP BY w.table_id, w.row_key, w.key) AS k
+        CROSS JOIN LATERAL (
+            -- Those in between stay only where a clock was set back.
+            SELECT n.transaction_id, n.op
+            FROM threadline.change_log AS n
+            WHERE n.table_id = k.table_id AND n.row_key = k.row_key AND n.key = k.key
+              AND n.id BETWEEN k.first_id AND k.last_id AND n.id NOT IN (SELECT unnest(complete_deltas.ids))
+            UNION ALL
+            (SELECT n.transaction_id, n.op
+             FROM threadline.change_log AS n
+             WHERE n.table_id = k.table_id AND n.row_key = k.row_key AND n.key = k.key AND n.id > k.last_id
+             ORDER BY n.id LIMIT 1)) AS n
+        WHERE n.op = 6
+    LOOP
+        UPDATE threadline.change_log AS c
+        SET op = 5, new_image = (SELECT r.new_image FROM threadline.recorded_change AS r
+                                 WHERE r.table_id = heir.table_id AND r.row_key = heir.row_key AND r.key = heir.key AND r.id = c.id)
+        WHERE c.table_id = heir.table_id AND c.row_key = heir.row_key AND c.key = heir.key
+          AND c.transaction_id = heir.transaction_id AND c.op = 6;
+    END LOOP;
+END
+$$;
+
 -- The ids are a proposal: what goes is what the run's own plan says, whoever calls. Rows somebody holds are left to the next run.
 CREATE FUNCTION threadline.purge_change_batch(run_id bigint, ids bigint[], first_at timestamptz, last_at timestamptz, sleep_ms integer)
 RETURNS void
@@ -317,31 +354,9 @@ BEGIN
     IF run.batches_run > 0 THEN
         PERFORM pg_sleep(purge_change_batch.sleep_ms / 1000.0);
     END IF;
-    -- A delta whose whole image goes takes its place. The rest of its transaction does too: see recorded_change in views.sql.
-    UPDATE threadline.change_log AS c
-    SET op = 5, new_image = r.new_image
-    FROM (SELECT DISTINCT k.table_id, k.row_key, k.key, n.transaction_id
-          FROM (SELECT w.table_id, w.row_key, w.key, min(w.id) AS first_id, max(w.id) AS last_id
-                FROM threadline.captured_table AS t
-                JOIN threadline.change_log AS w ON w.table_id = t.table_id
-                WHERE t.has_deltas AND w.id = ANY (purge_change_batch.ids)
-                  AND w.captured_at BETWEEN purge_change_batch.first_at AND purge_change_batch.last_at
-                GROUP BY w.table_id, w.row_key, w.key) AS k
-          CROSS JOIN LATERAL (
-              -- Those in between stay only where a clock was set back.
-              SELECT n.transaction_id, n.op
-              FROM threadline.change_log AS n
-              WHERE n.table_id = k.table_id AND n.row_key = k.row_key AND n.key = k.key
-                AND n.id BETWEEN k.first_id AND k.last_id AND n.id NOT IN (SELECT unnest(purge_change_batch.ids))
-              UNION ALL
-              (SELECT n.transaction_id, n.op
-               FROM threadline.change_log AS n
-               WHERE n.table_id = k.table_id AND n.row_key = k.row_key AND n.key = k.key AND n.id > k.last_id
-               ORDER BY n.id LIMIT 1)) AS n
-          WHERE n.op = 6) AS f
-    JOIN threadline.recorded_change AS r
-      ON r.table_id = f.table_id AND r.row_key = f.row_key AND r.key = f.key AND r.transaction_id = f.transaction_id
-    WHERE c.table_id = f.table_id AND c.row_key = f.row_key AND c.key = f.key AND c.id = r.id AND c.op = 6;
+    IF EXISTS (SELECT FROM threadline.captured_table AS t WHERE t.has_deltas AND run.tables ? t.table_id::text) THEN
+        PERFORM threadline.complete_deltas(purge_change_batch.ids, purge_change_batch.first_at, purge_change_batch.last_at);
+    END IF;
     FOR gone IN
         WITH held AS (
             SELECT c.id
