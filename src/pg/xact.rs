@@ -56,6 +56,12 @@ pub fn register(
         pg_sys::RegisterXactCallback(Some(transaction_callback), core::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(subtransaction_callback), core::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(relcache_callback), pg_sys::Datum::from(0usize));
+        // A cast to json decides how a type's values are written.
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::CASTSOURCETARGET as i32,
+            Some(cast_callback),
+            pg_sys::Datum::from(0usize),
+        );
     }
 }
 
@@ -98,6 +104,13 @@ unsafe extern "C-unwind" fn subtransaction_callback(
 unsafe extern "C-unwind" fn relcache_callback(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
     if let Some((_, _, handler)) = HANDLERS.get() {
         handler((relid != pg_sys::InvalidOid).then_some(relid));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn cast_callback(_arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+    if let Some((_, _, handler)) = HANDLERS.get() {
+        handler(None);
     }
 }
 
