@@ -20,6 +20,8 @@ mod dump;
 mod history;
 #[path = "client/keys.rs"]
 mod keys;
+#[path = "client/limits.rs"]
+mod limits;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]
