@@ -34,6 +34,13 @@ fn exercise(
     } else {
         admin.run(&format!("SELECT threadline.audit_enable('{}')", table.qualified()));
     }
+    if r.percent(40) {
+        // Updates store changed columns only; the views show whole images all the same.
+        admin.run(&format!(
+            "SELECT threadline.audit_enable('{}', options => '{{\"image\": \"delta\"}}')",
+            table.qualified()
+        ));
+    }
     let mut inserted = next;
     while inserted < rows {
         let count = r.between(1, 12).min(rows - inserted);
