@@ -21,7 +21,9 @@ pub enum Error {
     /// A key column of a row holds NULL.
     NullKey { table: String, column: String },
     /// A row image exceeds what jsonb can hold.
-    ImageTooLarge { table: String },
+    ImageTooLarge { table: String, column: String },
+    /// The server could not make the JSON form of a value.
+    NoJsonForm { table: String, column: String, code: PgSqlErrorCode, cause: String },
     /// TRUNCATE of a table whose policy forbids it.
     TruncateBlocked { table: String },
     /// The caller does not own the table.
@@ -49,6 +51,7 @@ impl Error {
             Error::WrongKey { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::NullKey { .. } => ERRCODE_NOT_NULL_VIOLATION,
             Error::ImageTooLarge { .. } => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Error::NoJsonForm { code, .. } => *code,
             Error::TruncateBlocked { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::NotOwner { .. } | Error::NotSchemaOwner { .. } => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Error::StorageChanged { .. } | Error::StorageMissing { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -74,8 +77,11 @@ impl Error {
             Error::NullKey { table, column } => {
                 format!("key column \"{column}\" of captured table {table} is NULL")
             }
-            Error::ImageTooLarge { table } => {
+            Error::ImageTooLarge { table, .. } => {
                 format!("a row of table {table} is too large to be recorded")
+            }
+            Error::NoJsonForm { table, column, .. } => {
+                format!("a value of column \"{column}\" of table {table} cannot be recorded")
             }
             Error::TruncateBlocked { table } => {
                 format!("TRUNCATE of captured table {table} is blocked by its capture policy")
@@ -106,7 +112,10 @@ impl Error {
                 Some("Without its key the row's changes could not be told apart from another row's.".into())
             }
             Error::WrongKey { detail, .. } | Error::StorageChanged { detail, .. } => Some(detail.clone()),
-            Error::ImageTooLarge { .. } => Some("The row's image would exceed 256 MB, the limit of jsonb.".into()),
+            Error::ImageTooLarge { column, .. } => Some(format!(
+                "The row's image would exceed 256 MB, the limit of jsonb. Column \"{column}\" takes most of it."
+            )),
+            Error::NoJsonForm { cause, .. } => Some(format!("to_jsonb() refuses it: {cause}")),
             _ => None,
         }
     }
@@ -134,9 +143,10 @@ impl Error {
                     format!("The key of {table} is: '{{{}}}'.", fields.join(", "))
                 }
             }),
-            Error::ImageTooLarge { table } => Some(format!(
-                "Exclude the large column: SELECT threadline.audit_enable({}, exclude => '{{column}}');",
-                literal(table)
+            Error::ImageTooLarge { table, column } | Error::NoJsonForm { table, column, .. } => Some(format!(
+                "Leave the column out of the images: SELECT threadline.audit_enable({}, exclude => {});",
+                literal(table),
+                literal(&format!("{{\"{}\"}}", column.replace('\\', "\\\\").replace('"', "\\\"")))
             )),
             Error::TruncateBlocked { table } => Some(format!(
                 "Use DELETE, or let TRUNCATE be recorded: SELECT threadline.audit_enable({}, options => '{{\"truncate\": \"capture\"}}');",

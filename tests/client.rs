@@ -26,6 +26,8 @@ mod health;
 mod history;
 #[path = "client/keys.rs"]
 mod keys;
+#[path = "client/limits.rs"]
+mod limits;
 #[path = "client/memory.rs"]
 mod memory;
 #[path = "client/playbook.rs"]

@@ -29,7 +29,9 @@ pub enum Encoder {
     Array(Box<Elements>),
     /// The text of the type's output function.
     Output(Output),
-    /// Composite types, json, and types with a cast to json of their own.
+    /// What jsonb makes of the text, or where it cannot hold it the text as a string.
+    Json(ToJsonb),
+    /// Composite types, and types with a cast to json of their own.
     Server(ToJsonb),
 }
 
@@ -57,7 +59,7 @@ impl Encoder {
             pg_sys::UUIDOID => Encoder::Uuid,
             pg_sys::JSONBOID => Encoder::Jsonb,
             base @ (pg_sys::DATEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID) => Encoder::DateTime(base),
-            pg_sys::JSONOID => Encoder::Server(ToJsonb::for_type(type_oid)),
+            pg_sys::JSONOID => Encoder::Json(ToJsonb::for_type(pg_sys::JSONOID)),
             base => match types::json_form(base) {
                 JsonForm::Array(element) => Encoder::for_array(type_oid, element),
                 JsonForm::Text => Encoder::Output(Output::for_type(base)),
@@ -114,6 +116,10 @@ impl Encoder {
             }
             Encoder::Array(elements) => elements.append(value, out),
             Encoder::Output(output) => jsonb::push_string(out, output.text(value)),
+            Encoder::Json(to_jsonb) => match to_jsonb.root_container_of_json(value) {
+                Some(root) => jsonb::push_root_container(out, root),
+                None => jsonb::push_string(out, value.payload()),
+            },
             Encoder::Server(to_jsonb) => jsonb::push_root_container(out, to_jsonb.root_container(value)),
         }
     }

@@ -8,7 +8,7 @@ use super::row_key;
 use crate::catalog::plan::{Plan, PlannedColumn};
 use crate::catalog::policy::Image;
 use crate::error::Error;
-use crate::pg::canonical::with_canonical_settings;
+use crate::pg::canonical::{reporting, with_canonical_settings};
 use crate::pg::datum::{Value, for_message};
 use crate::pg::relation::Row;
 
@@ -161,17 +161,37 @@ fn write(
     row: &Row,
     bytes: &mut Vec<u8>,
 ) -> Result<Range<usize>, Error> {
-    jsonb::write_object(bytes, keys, |pair, out| {
-        let column = &plan.columns[place(pair)];
+    // What an error says of the place it happened at.
+    let (mut largest, at) = ((0, 0), Cell::new(0));
+    let mut value = |pair: usize, out: &mut Vec<u8>| {
+        let place = place(pair);
+        let column = &plan.columns[place];
         if column.masked {
             return jsonb::push_string(out, &plan.policy.placeholder);
         }
-        match row.get(column.index) {
+        at.set(place);
+        let before = out.len();
+        let kind = match row.get(column.index) {
             Some(value) => column.encoder.append(value, out),
             None => jsonb::NULL,
-        }
-    })
-    .map_err(|TooLarge| Error::ImageTooLarge { table: plan.table.clone() })
+        };
+        largest = largest.max((out.len() - before, place));
+        kind
+    };
+    let name = |place: usize| for_message(&plan.columns[place].name).into_owned();
+    // Only the server's own forms can be refused.
+    let written = if plan.needs_settings {
+        reporting(
+            || jsonb::write_object(bytes, keys, &mut value),
+            |refusal| {
+                let (table, column) = (plan.table.clone(), name(at.get()));
+                Error::NoJsonForm { table, column, code: refusal.code, cause: refusal.message }.raise()
+            },
+        )
+    } else {
+        jsonb::write_object(bytes, keys, &mut value)
+    };
+    written.map_err(|TooLarge| Error::ImageTooLarge { table: plan.table.clone(), column: name(largest.1) })
 }
 
 /// The key of a row, laid out as a text value.

@@ -163,10 +163,74 @@ impl ToJsonb {
         ToJsonb(prepared)
     }
 
+    /// The same for a type json, None when jsonb cannot hold the value.
+    pub fn root_container_of_json<'row>(&self, value: Value) -> Option<&'row [u8]> {
+        // What is left to raise once the value is fetched is the parser.
+        let text = value.unpacked();
+        if_jsonb_can(|| self.root_container(text))
+    }
+
     /// The root container of the jsonb form of `value`, in the current memory context.
     pub fn root_container<'row>(&self, value: Value) -> &'row [u8] {
         // SAFETY: to_jsonb is strict and never returns NULL for a non-NULL value.
         let json = unsafe { pg_sys::FunctionCall1Coll(self.0.function, pg_sys::InvalidOid, value.datum()) };
         Value::new(json).payload()
     }
+}
+
+/// Runs `work`, which makes a jsonb of a text; None when jsonb cannot hold what the text says.
+pub fn if_jsonb_can<T>(work: impl FnOnce() -> T) -> Option<T> {
+    use pgrx::PgSqlErrorCode as Code;
+    // The parser allocates and raises, and holds nothing else: catching its error needs no subtransaction.
+    let work = std::panic::AssertUnwindSafe(work);
+    let mut tried = pgrx::PgTryBuilder::new(move || Some({ work }.0()));
+    for refusal in [
+        Code::ERRCODE_INVALID_TEXT_REPRESENTATION,
+        Code::ERRCODE_UNTRANSLATABLE_CHARACTER,
+        Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+        Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        Code::ERRCODE_STATEMENT_TOO_COMPLEX,
+        // An escape of a character beyond ASCII where the database's encoding has none.
+        Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+    ] {
+        tried = tried.catch_when(refusal, |_| None);
+    }
+    tried.execute()
+}
+
+/// Why the server could not make a value's JSON form.
+pub struct Refusal {
+    pub code: pgrx::PgSqlErrorCode,
+    pub message: String,
+}
+
+/// Runs `work`; an error of the server's about a value it was given (not a cancellation, a lack of memory or a conflict)
+/// is raised by `report` instead, which knows the value's place.
+pub fn reporting<R>(work: impl FnOnce() -> R, report: impl Fn(Refusal) -> R) -> R {
+    use pgrx::PgSqlErrorCode as Code;
+    use pgrx::pg_sys::panic::CaughtError;
+    let (work, report) = (std::panic::AssertUnwindSafe(work), std::panic::AssertUnwindSafe(report));
+    pgrx::PgTryBuilder::new(move || { work }.0())
+        .catch_others(move |caught| {
+            let report = &report;
+            let CaughtError::PostgresError(error) = &caught else { caught.rethrow() };
+            let code = error.sql_error_code();
+            let class = |code: Code| code as i32 & 0xFFF;
+            let elsewhere = [
+                Code::ERRCODE_OPERATOR_INTERVENTION,
+                Code::ERRCODE_INSUFFICIENT_RESOURCES,
+                Code::ERRCODE_TRANSACTION_ROLLBACK,
+            ];
+            if elsewhere.into_iter().any(|other| class(other) == class(code)) {
+                caught.rethrow();
+            }
+            let mut message = error.message().to_string();
+            if let Some(detail) = error.detail() {
+                message.push_str(": ");
+                message.push_str(detail);
+            }
+            report(Refusal { code, message })
+        })
+        .execute()
 }

@@ -76,6 +76,12 @@ impl Value {
         }
     }
 
+    /// A varlena decompressed and fetched from TOAST if need be.
+    pub fn unpacked(self) -> Value {
+        // SAFETY: a varlena datum; the copy, if one is made, lives in the current memory context.
+        Value::new(unsafe { pg_sys::pg_detoast_datum_packed(self.datum.cast_mut_ptr()) }.into())
+    }
+
     /// Whether two values of one column are the same to the last byte.
     pub fn same(self, other: Value, storage: Storage) -> bool {
         if storage.by_value {

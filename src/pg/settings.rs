@@ -65,22 +65,11 @@ pub fn is_binary_upgrade() -> bool {
 
 /// `text` as the bytes of a jsonb, or None when it is not JSON that jsonb can hold.
 pub fn parse_jsonb(text: &CStr) -> Option<Vec<u8>> {
-    use pgrx::PgSqlErrorCode as Code;
-    // jsonb_in allocates and raises, and holds nothing else: catching its error needs no subtransaction.
-    let text = std::panic::AssertUnwindSafe(text);
-    let refuse = || None;
-    pgrx::PgTryBuilder::new(move || {
-        let parsed = super::types::parse(*text, pg_sys::JSONBOID, -1).datum();
+    super::canonical::if_jsonb_can(|| {
+        let parsed = super::types::parse(text, pg_sys::JSONBOID, -1).datum();
         // SAFETY: a jsonb is a varlena.
-        Some(unsafe { super::datum::varlena_image(parsed.cast_mut_ptr()) }.to_vec())
+        unsafe { super::datum::varlena_image(parsed.cast_mut_ptr()) }.to_vec()
     })
-    .catch_when(Code::ERRCODE_INVALID_TEXT_REPRESENTATION, move |_| refuse())
-    .catch_when(Code::ERRCODE_UNTRANSLATABLE_CHARACTER, move |_| refuse())
-    .catch_when(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, move |_| refuse())
-    .catch_when(Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE, move |_| refuse())
-    .catch_when(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, move |_| refuse())
-    .catch_when(Code::ERRCODE_STATEMENT_TOO_COMPLEX, move |_| refuse())
-    .execute()
 }
 
 /// Two jsonb values joined, the second winning where both have a key.

@@ -58,6 +58,12 @@ pub fn register(
         pg_sys::RegisterSubXactCallback(Some(subtransaction_callback), core::ptr::null_mut());
         pg_sys::CacheRegisterRelcacheCallback(Some(relcache_callback), pg_sys::Datum::from(0usize));
         pg_sys::before_shmem_exit(Some(exit_callback), pg_sys::Datum::from(0usize));
+        // A cast to json decides how a type's values are written.
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::CASTSOURCETARGET as i32,
+            Some(cast_callback),
+            pg_sys::Datum::from(0usize),
+        );
     }
 }
 
@@ -127,6 +133,13 @@ pub fn in_last_transaction(work: impl FnOnce()) {
 pub fn wal_bytes() -> u64 {
     // SAFETY: a plain variable.
     unsafe { pg_sys::pgWalUsage.wal_bytes }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn cast_callback(_arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+    if let Some((_, _, handler, ..)) = HANDLERS.get() {
+        handler(None);
+    }
 }
 
 pub fn current_subtransaction() -> u32 {
