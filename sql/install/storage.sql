@@ -103,7 +103,8 @@ CREATE TABLE threadline.expected_uncovered (
 --   row_key: order-preserving summary of key, for the index; key decides equality.
 --   old_image: UPDATE the old values of changed columns (NULL: nothing changed), DELETE and TRUNCATE the whole old row.
 --   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,
---       NULL if none did: the row is the last whole image before it with all deltas since (stored_change in views.sql).
+--       and those whose values may be spelt otherwise than before (labels, attributes, names), NULL if there are none:
+--       the row is the last whole image before it with all deltas since (stored_change in views.sql).
 -- A TRUNCATE too large to record row by row is one row, a mark: op 0, key '', the least row_key there is, no image.
 -- A key change K -> L writes the update under L with old_key = K, and two helper rows: (table_id, K, op 2,
 -- old_key = L) "the row that bore K is now L", and (-table_id, L, op 2, old_key = K) "the row that bears L came from K".

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::jsonb::{self, Keys, TooLarge};
 use super::row_key;
-use crate::catalog::plan::{Plan, PlannedColumn};
+use crate::catalog::plan::{Plan, PlannedColumn, SomeColumns};
 use crate::catalog::policy::Image;
 use crate::error::Error;
 use crate::pg::canonical::{reporting, with_canonical_settings};
@@ -106,14 +106,14 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
             } else {
                 None
             };
-            let columns = if changed.is_empty() { None } else { Some(old_plan.changed_columns(&changed)) };
-            let mut changed_image = |plan: &Plan, row: &Row| match &columns {
-                Some(columns) => write(plan, &columns.keys, |pair| columns.places[pair], row, bytes).map(Some),
-                None => Ok(None),
+            let columns = old_plan.changed_columns(&changed);
+            let mut image = |plan: &Plan, of: &SomeColumns, row: &Row| {
+                let some = !of.places.is_empty();
+                some.then(|| write(plan, &of.keys, |pair| of.places[pair], row, bytes)).transpose()
             };
-            let old_image = changed_image(old_plan, old)?;
+            let old_image = image(old_plan, &columns.changed, old)?;
             let (op, new_image) = if old_key.is_none() && suffices_delta(plan, *written_by, new_key.row_key)? {
-                (op::DELTA, changed_image(plan, new)?)
+                (op::DELTA, image(plan, &columns.delta, new)?)
             } else {
                 (op::UPDATE, Some(whole_image(plan, new, bytes)?))
             };

@@ -25,12 +25,21 @@ pub struct PlannedColumn {
     pub storage: Storage,
     pub encoder: Encoder,
     pub masked: bool,
+    /// The form of an unchanged value may change.
+    pub depends_on_catalog: bool,
 }
 
-/// Columns that an update changed, as places in a plan's columns, and the key half of an image of them.
-pub struct ChangedColumns {
+/// Some of a plan's columns, as places in them, and the key half of an image of them.
+pub struct SomeColumns {
     pub places: Vec<usize>,
     pub keys: Keys,
+}
+
+/// What an update stores.
+pub struct ChangedColumns {
+    pub changed: SomeColumns,
+    /// The changed ones, and those that may look otherwise than when they were last stored.
+    pub delta: SomeColumns,
 }
 
 pub struct Plan {
@@ -97,6 +106,7 @@ impl Plan {
                 type_oid: column.type_oid,
                 type_modifier: column.type_modifier,
                 storage: column.storage,
+                depends_on_catalog: types::form_depends_on_catalog(column.type_oid),
                 name: column.name,
             })
             .collect();
@@ -129,16 +139,26 @@ impl Plan {
         }))
     }
 
-    /// For an image of the columns at these places.
+    /// For images of an update that changed the columns at these places, which are in ascending order.
     pub fn changed_columns(&self, places: &[usize]) -> Rc<ChangedColumns> {
         let mut last = self.last_changed.borrow_mut();
         match &*last {
-            Some(known) if known.places == places => known.clone(),
+            Some(known) if known.changed.places == places => known.clone(),
             _ => {
-                let keys = Keys::new(places.iter().map(|place| self.columns[*place].name.as_slice()));
-                last.insert(Rc::new(ChangedColumns { places: places.to_vec(), keys })).clone()
+                let stored =
+                    |place: &usize| places.binary_search(place).is_ok() || self.columns[*place].depends_on_catalog;
+                let columns = ChangedColumns {
+                    changed: self.some_columns(places.to_vec()),
+                    delta: self.some_columns((0..self.columns.len()).filter(stored).collect()),
+                };
+                last.insert(Rc::new(columns)).clone()
             }
         }
+    }
+
+    fn some_columns(&self, places: Vec<usize>) -> SomeColumns {
+        let keys = Keys::new(places.iter().map(|place| self.columns[*place].name.as_slice()));
+        SomeColumns { places, keys }
     }
 
     /// The version of the table's present shape, recorded now if it is a new one.

@@ -53,6 +53,19 @@ pub fn needs_all_settings(type_oid: pg_sys::Oid) -> bool {
         )
 }
 
+/// Whether the JSON form of an unchanged value may change: names of attributes, labels, relations and roles are looked
+/// up when it is made, and anybody's type may get a cast to json.
+pub fn form_depends_on_catalog(type_oid: pg_sys::Oid) -> bool {
+    let base = base_type(type_oid);
+    if let JsonForm::Array(element) = json_form(base) {
+        return form_depends_on_catalog(element);
+    }
+    base.to_u32() >= pg_sys::FirstNormalObjectId
+        || base == pg_sys::ACLITEMOID
+        || (base != pg_sys::MONEYOID && needs_all_settings(base))
+        || json_form(base) == JsonForm::Special
+}
+
 /// Whether a value's text is the same under all settings.
 pub fn text_is_fixed(type_oid: pg_sys::Oid) -> bool {
     let base = base_type(type_oid);
