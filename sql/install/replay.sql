@@ -127,9 +127,9 @@ BEGIN
                              AND (s.previous_image -> p.name_then)::text IS DISTINCT FROM (s.before -> n.name_then)::text)
                   END
         ), live AS (
-            SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t) AS image
+            SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t.*) AS image
             FROM %1$s t
-            CROSS JOIN LATERAL threadline.row_key(t) k
+            CROSS JOIN LATERAL threadline.row_key(t.*) k
         ), compared AS (
             SELECT coalesce(l.row_key, s.row_key) AS row_key, coalesce(s.key, l.key) AS key,
                    s.op, s.id, s.transaction_id, s.statement_no, s.commit_order, s.schema_version,
