@@ -257,7 +257,7 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
 pub struct IdBlock(Range<i64>);
 
 impl IdBlock {
-    pub fn next(&mut self) -> Result<i64, Error> {
+    pub fn draw(&mut self) -> Result<i64, Error> {
         if self.0.is_empty() {
             let first = xact::next_block(c"change_id_seq")?;
             self.0 = first..first + MAX_BATCH as i64;
@@ -285,7 +285,7 @@ pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
     let Some((id, mut batch)) = taken else { return Ok(()) };
     let _measured = cost::Stretch::write();
     for row in batch.rows.iter_mut().filter(|row| row.id == 0) {
-        row.id = ids.next()?;
+        row.id = ids.draw()?;
     }
     // More than a batch of rows is here only when savepoints were released with rows still waiting.
     for rows in batch.rows.chunks(MAX_BATCH) {
@@ -322,7 +322,7 @@ pub fn visit_pending(mut visit: impl FnMut(&Uuid, &Pending, &[u8])) -> Result<()
     let unnumbered =
         CURRENT.with_borrow(|current| current.iter().flat_map(pending_rows).filter(|row| row.id == 0).count());
     let mut ids = IdBlock::default();
-    let mut drawn = (0..unnumbered).map(|_| ids.next()).collect::<Result<Vec<i64>, Error>>()?.into_iter();
+    let mut drawn = (0..unnumbered).map(|_| ids.draw()).collect::<Result<Vec<i64>, Error>>()?.into_iter();
     let seen_before = xact::snapshot_command();
     CURRENT.with_borrow_mut(|current| {
         let Some(transaction) = current else { return };

@@ -39,7 +39,7 @@ pub enum Encoder {
 pub struct Elements {
     type_oid: pg_sys::Oid,
     storage: Storage,
-    align: i8,
+    align: core::ffi::c_char,
     encoder: Encoder,
 }
 

@@ -132,7 +132,7 @@ const WHOLE_ONE_IN: u64 = 16;
 fn suffices_delta(plan: &Plan, written_by: Option<u64>, row_key: i64) -> Result<bool, Error> {
     let (Image::Delta, Some(written_by)) = (plan.policy.options.image, written_by) else { return Ok(false) };
     let lot = (written_by ^ (row_key as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
-    Ok(lot % WHOLE_ONE_IN != 0 && written_by >= plan.version()?.first_xid)
+    Ok(!lot.is_multiple_of(WHOLE_ONE_IN) && written_by >= plan.version()?.first_xid)
 }
 
 /// Runs `work`, which encodes by `plan`, with the settings that the plan's types need.

@@ -64,7 +64,7 @@ fn finish(prepared: bool) -> Result<(), Error> {
         buffer::flush_with(&mut ids)?;
         let Some(summary) = buffer::summary() else { return Ok(()) };
         // Drawn after every change's id, and after every commit number that this transaction can have seen.
-        let commit_no = ids.next()?;
+        let commit_no = ids.draw()?;
         memory::in_transaction_context(|| {
             with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
                 log::write_transaction(&summary.id, fields)

@@ -128,7 +128,7 @@ pub fn array_values(
     array: Value,
     element: pg_sys::Oid,
     storage: Storage,
-    align: i8,
+    align: core::ffi::c_char,
 ) -> (Vec<usize>, Vec<Option<Value>>) {
     // SAFETY: the array is of the element type that storage and alignment belong to; deconstruct_array allocates its
     // results in the current context.
@@ -143,7 +143,7 @@ pub fn array_values(
             element,
             storage.len.into(),
             storage.by_value,
-            align as core::ffi::c_char,
+            align,
             &mut datums,
             &mut nulls,
             &mut count,
@@ -154,11 +154,11 @@ pub fn array_values(
 }
 
 /// How a type's values are stored, with their alignment (`pg_type.typalign`).
-pub fn storage_of(type_oid: pg_sys::Oid) -> (Storage, i8) {
+pub fn storage_of(type_oid: pg_sys::Oid) -> (Storage, core::ffi::c_char) {
     let (mut len, mut by_value, mut align) = (0, false, 0);
     // SAFETY: catalog look-up that fills the three.
     unsafe { pg_sys::get_typlenbyvalalign(type_oid, &mut len, &mut by_value, &mut align) };
-    (Storage { len, by_value }, align as i8)
+    (Storage { len, by_value }, align)
 }
 
 /// Parses a value from its text form; what does not parse is the server's own error.
