@@ -14,6 +14,7 @@ Exits 1 when a change was not recorded. It is no test: it judges targets, and a 
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -177,7 +178,9 @@ def parse():
     parser.add_argument("--large-factor", type=int, default=4, help="size of the large log in shared_buffers")
     parser.add_argument("--systems", type=lambda text: text.split(","), help="only these, and none: " + ",".join(s.name for s in SYSTEMS))
     parser.add_argument("--parts", type=lambda text: text.split(","), default=PARTS, help="only these: " + ",".join(PARTS))
-    parser.add_argument("--workloads", type=lambda text: text.split(","), help="only these of the rounds: " + " / ".join(WORKLOADS))
+    # Make splits its arguments at blanks, and names have commas in them.
+    typed = {re.sub("[, ]+", "-", name): name for name in WORKLOADS}
+    parser.add_argument("--workloads", type=lambda text: [typed.get(part, part) for part in text.split(",")], help="only these of the rounds: " + ",".join(typed))
     parser.add_argument("--cluster", help="the server is this cluster of tests/tools/cluster, to be restarted for its settings")
     parser.add_argument("--out", type=Path, help="file for the Markdown; the samples go beside it as .json")
     parser.add_argument("--quick", action="store_true", help="everything tiny, to check this program: the figures mean nothing")
