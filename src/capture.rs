@@ -2,7 +2,8 @@
 //!
 //! `trigger` is where the server calls in; `image` turns rows into images; `buffer` holds them by subtransaction
 //! until a statement ends; `log` writes them below the executor; `transaction` adds the transaction's own row in
-//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE; `cost` counts what all this costs.
+//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE; `loss` notes what a table that warns could
+//! not record; `mask` hides what is inside JSON documents; `cost` counts what all this costs.
 
 pub mod buffer;
 pub mod cost;
@@ -11,6 +12,8 @@ pub mod face;
 pub mod image;
 pub mod jsonb;
 pub mod log;
+pub mod loss;
+pub mod mask;
 pub mod partition_move;
 pub mod ranges;
 pub mod row_key;

@@ -41,7 +41,7 @@ pub enum Error {
 }
 
 impl Error {
-    fn code(&self) -> PgSqlErrorCode {
+    pub fn code(&self) -> PgSqlErrorCode {
         use PgSqlErrorCode::*;
         match self {
             Error::NotATrigger { .. } | Error::WrongTriggerKind { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
@@ -60,7 +60,7 @@ impl Error {
         }
     }
 
-    fn message(&self) -> String {
+    pub fn message(&self) -> String {
         match self {
             Error::NotATrigger { function } => {
                 format!("function threadline.{function}() was not called by a trigger")
@@ -182,7 +182,8 @@ impl Error {
     }
 }
 
-fn literal(name: &str) -> String {
+/// A name as an SQL string.
+pub fn literal(name: &str) -> String {
     format!("'{}'", name.replace('\'', "''"))
 }
 

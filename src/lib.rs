@@ -19,7 +19,8 @@ extension_sql_file!("../sql/install/storage.sql", name = "storage", requires = [
 extension_sql_file!("../sql/install/library.sql", name = "library", requires = ["storage"]);
 extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
 extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
-extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires = ["capture"]);
+extension_sql_file!("../sql/install/policy.sql", name = "policy", requires = ["capture"]);
+extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires = ["policy"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["triggers"]);
 extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
 extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["truncate"]);

@@ -12,6 +12,7 @@ pub mod relation;
 pub mod scan;
 pub mod settings;
 pub mod spi;
+pub mod subtransaction;
 pub mod trigger;
 pub mod types;
 pub mod user;

@@ -8,6 +8,7 @@ crate::sql_functions! {
     enable_schema_checked / pg_finfo_enable_schema_checked => crate::capture::face::enable_schema_checked;
     library_version / pg_finfo_library_version => crate::capture::face::library_version;
     take_baseline / pg_finfo_take_baseline => crate::capture::whole_table::take_baseline;
+    record_shape / pg_finfo_record_shape => crate::capture::face::record_shape;
     invalidate_relation / pg_finfo_invalidate_relation => crate::capture::face::invalidate_relation;
     current_audit_transaction_id / pg_finfo_current_audit_transaction_id =>
         crate::capture::face::current_audit_transaction_id;

@@ -28,8 +28,12 @@ mod history;
 mod keys;
 #[path = "client/limits.rs"]
 mod limits;
+#[path = "client/mask_paths.rs"]
+mod mask_paths;
 #[path = "client/memory.rs"]
 mod memory;
+#[path = "client/on_error.rs"]
+mod on_error;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]
@@ -40,6 +44,8 @@ mod readme;
 mod redaction;
 #[path = "client/replay.rs"]
 mod replay;
+#[path = "client/replica_writes.rs"]
+mod replica_writes;
 #[path = "client/roles.rs"]
 mod roles;
 #[path = "client/schema_capture.rs"]

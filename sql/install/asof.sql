@@ -296,15 +296,16 @@ $$;
 
 -- Each column of each recorded version and what it is called and typed now (NULL: gone). Followed by attribute
 -- number; a restore renumbers the columns of a table that had dropped some, which shows when a version has a
--- number the table never had: from there on the names decide.
+-- number the table never had: from there on the names decide. masked_otherwise: other parts of its documents are
+-- hidden now, or behind another placeholder.
 CREATE FUNCTION threadline.column_fate(p_table_id integer, p_relation regclass)
-RETURNS TABLE (version integer, name_then text, type_then text, redact text, name_now text, type_now text)
+RETURNS TABLE (version integer, name_then text, type_then text, redact text, name_now text, type_now text, masked_otherwise boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH past AS (
-        SELECT v.version, c.attnum, c.name, c.type, c.redact
+        SELECT v.version, c.attnum, c.name, c.type, nullif(c.redact, 'path') AS redact, ROW(c.paths, c.placeholder)::text AS masks
         FROM threadline.readable_version v
-        CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (attnum smallint, name text, type text, redact text)
+        CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (attnum smallint, name text, type text, redact text, paths jsonb, placeholder text)
         WHERE v.table_id = column_fate.p_table_id
     ), restored AS (
         SELECT max(p.version) AS version
@@ -315,7 +316,11 @@ BEGIN ATOMIC
         FROM pg_attribute a
         WHERE a.attrelid = column_fate.p_relation AND a.attnum > 0 AND NOT a.attisdropped
     )
-    SELECT p.version, p.name, p.type, p.redact, n.name, n.type
+    SELECT p.version, p.name, p.type, p.redact, n.name, n.type,
+           -- Audit_enable records a shape when paths change, so the newest one is as images are masked now.
+           p.masks <> (SELECT s.masks FROM past s
+                       WHERE s.version = (SELECT max(w.version) FROM past w) AND (s.name = n.name OR s.attnum = n.attnum)
+                       ORDER BY s.name = n.name DESC LIMIT 1)
     FROM past p
     CROSS JOIN restored r
     LEFT JOIN past l ON l.version = r.version AND l.attnum = p.attnum AND p.version <= r.version

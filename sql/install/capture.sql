@@ -55,7 +55,7 @@ $$;
 
 -- The columns that recorded names and attribute numbers stand for now. A name is found under its name; a
 -- column the newest recorded shape knows by another name was renamed, and so was one that it has in the place
--- in question (list: key, exclude, mask) under the name of now. Restored tables may have other
+-- in question (list: key, exclude, mask, path) under the name of now. Restored tables may have other
 -- numbers, so a number alone counts only while no shape is recorded, where it can only redact too much.
 CREATE FUNCTION threadline.followed_columns(table_id integer, target regclass, names name[], attnums int2[], list text)
 RETURNS TABLE (ordinal bigint, column_name name, attnum int2, preference integer)
@@ -80,6 +80,8 @@ AS $$
                            AND (NOT bool_or(c.value ->> 'name' = a.attname)
                                 OR bool_or(c.value ->> 'attnum' = a.attnum::text AND c.value ->> 'name' = a.attname
                                            AND CASE followed_columns.list WHEN 'key' THEN shape.key_columns[k.ordinal] = a.attname
+                                                    -- A document that has become a text is masked as a whole.
+                                                    WHEN 'path' THEN coalesce(c.value ->> 'redact' IN ('path', 'mask'), false)
                                                     ELSE coalesce(c.value ->> 'redact' = followed_columns.list, false) END))
                 FROM shape, jsonb_array_elements(shape.columns) AS c (value)) AS renamed
     ) AS known
@@ -207,17 +209,6 @@ BEGIN
             END IF;
             CONTINUE;
         END IF;
-        IF named_columns.list = 'mask' AND EXISTS (
-            SELECT FROM pg_attribute AS a
-            WHERE a.attrelid = named_columns.target AND a.attname = split_part(wanted::text, '.', 1)
-              AND a.atttypid IN ('json'::regtype, 'jsonb'::regtype) AND NOT a.attisdropped
-        ) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'feature_not_supported',
-                MESSAGE = format('masking a path inside a JSON column (%s) is not available yet', quote_ident(wanted::text)),
-                HINT = format('Mask the whole column: SELECT threadline.audit_enable(%L, mask => %L);',
-                              threadline.qualified_name(named_columns.target), ARRAY[split_part(wanted::text, '.', 1)]);
-        END IF;
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_column',
             MESSAGE = format('column "%s" named in %s does not exist in table %s', wanted, named_columns.list,
@@ -311,93 +302,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.check_options(options jsonb) RETURNS void
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    -- What a later version brings is known by name, so that nobody takes it for a typing error.
-    allowed CONSTANT jsonb := '{"key": ["full_row"], "on_error": ["fail", "warn"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
-    available CONSTANT jsonb := '{"on_error": ["fail"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"]}';
-    option  record;
-    problem text;
-BEGIN
-    IF jsonb_typeof(check_options.options) <> 'object' THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('options must be a JSON object, not %s', jsonb_typeof(check_options.options)),
-            HINT = 'options => ''{"skip_noop": true}''';
-    END IF;
-    FOR option IN SELECT o.key AS name, o.value FROM jsonb_each(check_options.options) AS o ORDER BY o.key LOOP
-        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value)
-                   OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]{0,17}$');
-        IF allowed -> option.name @> jsonb_build_array(option.value) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'feature_not_supported',
-                MESSAGE = format('option "%s": %s is not available yet', option.name, option.value),
-                HINT = CASE WHEN available ? option.name
-                            THEN format('Available: %s.', (SELECT string_agg(v.value::text, ', ') FROM jsonb_array_elements(available -> option.name) AS v))
-                            ELSE 'Leave the option out.' END;
-        END IF;
-        problem := CASE WHEN option.name = 'truncate_cap' THEN 'a positive number of rows'
-                        ELSE (SELECT string_agg(v.value::text, ', ') FROM jsonb_array_elements(allowed -> option.name) AS v) END;
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = CASE WHEN problem IS NULL THEN format('unknown option "%s"', option.name)
-                           ELSE format('option "%s" cannot be %s', option.name, option.value) END,
-            HINT = CASE WHEN problem IS NULL THEN 'Options: key, on_error, image, skip_noop, truncate, truncate_cap.'
-                        ELSE format('Allowed: %s.', problem) END;
-    END LOOP;
-END
-$$;
-
-CREATE FUNCTION threadline.check_redaction(target regclass, exclude int2[], mask int2[], key int2[], placeholder text) RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    target_name CONSTANT text := threadline.qualified_name(check_redaction.target);
-    clash name;
-BEGIN
-    SELECT a.attname INTO clash
-    FROM pg_attribute AS a
-    WHERE a.attrelid = check_redaction.target AND a.attnum = ANY (check_redaction.exclude) AND a.attnum = ANY (check_redaction.mask)
-    ORDER BY a.attnum
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('column "%s" of table %s is both excluded and masked', clash, target_name),
-            DETAIL = 'A list that is not given keeps what was set before.',
-            HINT = format('Name it in one list and clear it from the other, where ''{}'' clears a list: SELECT threadline.audit_enable(%L, exclude => ''{}'', mask => %L);',
-                          target_name, ARRAY[clash]);
-    END IF;
-    SELECT a.attname INTO clash
-    FROM pg_attribute AS a
-    WHERE a.attrelid = check_redaction.target AND a.attnum = ANY (check_redaction.key)
-      AND a.attnum = ANY (check_redaction.exclude || check_redaction.mask)
-    ORDER BY a.attnum
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('column "%s" is part of the key of table %s and can be neither excluded nor masked', clash, target_name),
-            DETAIL = 'Without its key a row has no history.',
-            HINT = format('Leave it out of both lists, or take a key without it: SELECT threadline.audit_enable(%L, key_columns => ''{…}'');', target_name);
-    END IF;
-    IF check_redaction.placeholder = '' OR length(check_redaction.placeholder) > 200
-       OR check_redaction.placeholder ~ '[\x01-\x1f\x7f]' THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = format('mask_placeholder of table %s %s', target_name,
-                             CASE WHEN check_redaction.placeholder = '' THEN 'is empty'
-                                  WHEN length(check_redaction.placeholder) > 200 THEN 'is longer than 200 characters'
-                                  ELSE 'contains control characters' END),
-            HINT = 'mask_placeholder => ''[REDACTED]''';
-    END IF;
-END
-$$;
-
 -- A lock is taken by name: the name must still be that of the table whose owner was checked.
 CREATE FUNCTION threadline.check_still_named(target regclass, target_name text) RETURNS void
 LANGUAGE plpgsql
@@ -416,7 +320,7 @@ $$;
 CREATE FUNCTION threadline.enable_capture(
     target           regclass,
     exclude          name[],
-    mask             name[],
+    mask             text[],
     mask_placeholder text,
     key_columns      name[],
     baseline         boolean,
@@ -434,6 +338,9 @@ DECLARE
     key           int2[];
     excluded      int2[];
     masked        int2[];
+    masks         record;
+    paths         record;
+    chosen        jsonb;
     others        boolean;
     armed         boolean;
     partition     regclass;
@@ -459,9 +366,13 @@ BEGIN
     key := threadline.choose_key(enable_capture.target, enable_capture.key_columns, present_key);
     excluded := coalesce(threadline.named_columns(enable_capture.target, enable_capture.exclude, 'exclude'),
                          threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums, 'exclude'));
-    masked := coalesce(threadline.named_columns(enable_capture.target, enable_capture.mask, 'mask'),
+    SELECT * INTO masks FROM threadline.named_masks(enable_capture.target, enable_capture.mask);
+    masked := coalesce(threadline.named_columns(enable_capture.target, masks.columns, 'mask'),
                        threadline.followed_redaction(was.table_id, enable_capture.target, was.mask, was.mask_attnums, 'mask'));
-    PERFORM threadline.check_redaction(enable_capture.target, excluded, masked, key, enable_capture.mask_placeholder);
+    SELECT coalesce(masks.paths, f.paths) AS names, coalesce(masks.attnums, f.attnums) AS attnums INTO paths
+    FROM threadline.followed_paths(was.table_id, enable_capture.target, was.mask_paths, was.mask_path_attnums) AS f;
+    PERFORM threadline.check_redaction(enable_capture.target, excluded, masked, paths.attnums, key, enable_capture.mask_placeholder);
+    chosen := coalesce(enable_capture.options, was.options, '{}');
     IF was.table_id IS NOT NULL AND key <> present_key AND NOT coalesce(enable_capture.baseline, true) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'object_not_in_prerequisite_state',
@@ -488,7 +399,7 @@ BEGIN
         PERFORM threadline.drop_capture(partition, jsonb_build_object('captured_as', target_name));
     END LOOP;
 
-    armed := threadline.capture_armed(enable_capture.target);
+    armed := threadline.capture_armed(enable_capture.target, coalesce(was.options @> '{"fires": "always"}', false));
     IF NOT armed THEN
         -- What went unrecorded since it was last in order is a gap; being armed closes it.
         PERFORM threadline.observe_capture(was.table_id);
@@ -499,19 +410,23 @@ BEGIN
         EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
     PERFORM threadline.arm_partitions(enable_capture.target);
+    -- Before the policy says so, so that nobody who watches sees them short of it; and the other way round below.
+    IF chosen @> '{"fires": "always"}' THEN
+        PERFORM threadline.set_firing(enable_capture.target, true);
+    END IF;
 
     started := clock_timestamp();
     IF was.table_id IS NULL THEN
         INSERT INTO threadline.captured_table AS t
             (relation, origin, schema_name, table_name, key_columns, key_attnums, exclude, exclude_attnums, mask, mask_attnums,
-             placeholder, options, enabled_at, has_deltas, by_schema)
+             placeholder, options, enabled_at, has_deltas, by_schema, mask_paths, mask_path_attnums)
         SELECT enable_capture.target, threadline.origin(), n.nspname, c.relname,
                threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded,
                threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), coalesce(enable_capture.options, '{}'), started,
-               coalesce(enable_capture.options ->> 'image' = 'delta', false),
-               enable_capture.for_schema
+               coalesce(enable_capture.mask_placeholder, '[REDACTED]'), chosen, started,
+               coalesce(chosen ->> 'image' = 'delta', false),
+               enable_capture.for_schema, paths.names, paths.attnums
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target
         RETURNING t.table_id INTO was.table_id;
@@ -524,23 +439,24 @@ BEGIN
             exclude = threadline.column_names(c.oid, excluded), exclude_attnums = excluded,
             mask = threadline.column_names(c.oid, masked), mask_attnums = masked,
             placeholder = coalesce(enable_capture.mask_placeholder, t.placeholder),
-            options = coalesce(enable_capture.options, t.options), enabled = true, disabled_at = NULL,
-            has_deltas = t.has_deltas OR coalesce(enable_capture.options ->> 'image' = 'delta', false),
-            by_schema = enable_capture.for_schema
+            options = chosen, enabled = true, disabled_at = NULL,
+            has_deltas = t.has_deltas OR coalesce(chosen ->> 'image' = 'delta', false),
+            by_schema = enable_capture.for_schema, mask_paths = paths.names, mask_path_attnums = paths.attnums
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target AND t.table_id = was.table_id
           -- A rerun that changes nothing makes nobody rebuild a plan.
           AND (t.origin, t.schema_name, t.table_name, t.key_columns, t.key_attnums, t.exclude, t.exclude_attnums,
-               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled, t.by_schema)
+               t.mask, t.mask_attnums, t.placeholder, t.options, t.enabled, t.by_schema, t.mask_paths, t.mask_path_attnums)
               IS DISTINCT FROM
               (threadline.origin(), n.nspname, c.relname, threadline.column_names(c.oid, key), key,
                threadline.column_names(c.oid, excluded), excluded, threadline.column_names(c.oid, masked), masked,
-               coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true,
-               enable_capture.for_schema);
+               coalesce(enable_capture.mask_placeholder, t.placeholder), chosen, true,
+               enable_capture.for_schema, paths.names, paths.attnums);
     END IF;
+    PERFORM threadline.set_firing(enable_capture.target, chosen @> '{"fires": "always"}');
     PERFORM threadline.note_intact(was.table_id);
 
-    IF was.enabled IS DISTINCT FROM true OR NOT armed THEN
+    IF was.enabled IS DISTINCT FROM true OR NOT armed OR threadline.gap_since_baseline(was.table_id) THEN
         -- Rows written while nothing was recorded are no ground for a delta: capture starts with a version of its own.
         INSERT INTO threadline.table_version AS v
             (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at, origin, first_xid)
@@ -549,6 +465,10 @@ BEGIN
         FROM threadline.table_version AS v
         WHERE v.table_id = was.table_id
         ORDER BY v.version DESC LIMIT 1;
+    END IF;
+    IF cardinality(paths.names) > 0 OR cardinality(was.mask_paths) > 0 THEN
+        -- What images hold depends on the paths: those before and after do not compare.
+        PERFORM threadline.record_shape(enable_capture.target);
     END IF;
     IF coalesce(enable_capture.baseline, true)
        AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key <> present_key

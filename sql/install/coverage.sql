@@ -40,6 +40,17 @@ $$;
 COMMENT ON FUNCTION threadline.audit_expect_uncovered(regclass, text) IS
 'Notes that a table, with its partitions, is not under capture on purpose, and why: audit_coverage() then lists it as expected_uncovered, and audit_enable_schema() leaves it out. A NULL reason takes it back. It does not stop capture: see audit_disable(). Errors: 42809 not a table, 42P01 no such table, 22023 an empty reason.';
 
+-- What a table with on_error warn lost since its newest baseline; latest is NULL when nothing.
+CREATE FUNCTION threadline.lost_changes(p_table_id integer, OUT changes bigint, OUT latest timestamptz, OUT sqlstates text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sum((g.detail ->> 'changes')::bigint), max(g.until_at), string_agg(DISTINCT g.detail ->> 'sqlstate', ', ')
+    FROM threadline.gap AS g
+    WHERE g.table_id = lost_changes.p_table_id AND g.reason = 'warn_on_error'
+      AND g.until_at > coalesce((SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = g.table_id), '-infinity')
+$$;
+
 -- What one table is to capture: the captured table it is or belongs to, what keeps its changes from being recorded
 -- (lost), and what else there is to know (notes). Both are lists of {"finding": …, …}.
 CREATE FUNCTION threadline.table_coverage()
@@ -68,7 +79,7 @@ AS $$
         JOIN threadline.captured_table AS t ON t.table_id = threadline.captured_id(c.oid)
     ), defect AS MATERIALIZED (
         SELECT k.oid AS root, f.relation, f.capture, f.state
-        FROM captured AS k CROSS JOIN LATERAL threadline.trigger_findings(k.oid) AS f
+        FROM captured AS k CROSS JOIN LATERAL threadline.trigger_findings(k.oid, k.options @> '{"fires": "always"}') AS f
         WHERE k.enabled
     ), placed AS (
         SELECT c.*,
@@ -121,12 +132,16 @@ AS $$
                    WHERE p.root <> p.oid AND p.relkind = 'r'
                      AND NOT EXISTS (SELECT FROM pg_trigger AS g
                                      WHERE g.tgrelid = p.oid AND g.tgfoid = 'threadline.capture_truncate()'::regprocedure
-                                       AND g.tgenabled IN ('O', 'A'))
+                                       AND g.tgenabled IN (CASE WHEN NOT threadline.fires_always(p.root) THEN 'O' END, 'A'))
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'key_not_unique', 'key_columns', to_jsonb(k.key_columns))
                    FROM captured AS k
                    WHERE k.oid = p.root AND k.oid = p.oid
                      AND NOT threadline.is_unique_key(k.oid, threadline.followed_key(k.table_id, k.oid, k.key_columns, k.key_attnums))
+                   UNION ALL
+                   SELECT jsonb_build_object('finding', 'changes_lost', 'changes', l.changes, 'latest', l.latest)
+                   FROM captured AS k CROSS JOIN LATERAL threadline.lost_changes(k.table_id) AS l
+                   WHERE k.oid = p.root AND l.latest IS NOT NULL
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'member_of_extension', 'extension', x.extname)
                    FROM pg_depend AS d JOIN pg_extension AS x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid
@@ -164,6 +179,7 @@ AS $$
                WHEN 'trigger_replaced' THEN format('the %s trigger on %s calls something else', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_narrowed' THEN format('the %s trigger on %s does not fire for every change', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_disabled' THEN format('the %s trigger on %s is disabled', f.value ->> 'trigger', f.value ->> 'table')
+               WHEN 'trigger_origin_only' THEN format('the %s trigger on %s does not fire in sessions of the replica role', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_replica_only' THEN format('the %s trigger on %s fires on replicas only', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'member_of_extension' THEN format('it belongs to extension %s', f.value ->> 'extension')
                ELSE CASE WHEN uncovered_reason.switched_off IS NULL THEN 'it was never put under capture'
@@ -201,4 +217,4 @@ AS $$
     ORDER BY n.nspname, c.relname
 $$;
 COMMENT ON FUNCTION threadline.audit_coverage(name) IS
-'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone is not recorded, key_not_unique: rows of one key share a history, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';
+'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, trigger_origin_only: the option fires says always, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone is not recorded, key_not_unique: rows of one key share a history, changes_lost: with on_error warn changes went unrecorded since the newest baseline, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';

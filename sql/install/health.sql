@@ -45,8 +45,27 @@ AS $$
     WHERE NOT EXISTS (SELECT FROM found AS f WHERE f.list = 'key' AND f.name_now IS NULL)
       AND NOT threadline.is_unique_key(p.relation, threadline.followed_key(p.table_id, p.relation, p.key_columns, p.key_attnums))
     UNION ALL
+    SELECT jsonb_build_object('finding', CASE WHEN a.attname IS NULL THEN 'column_dropped' WHEN NOT threadline.holds_json(a.atttypid) THEN 'path_without_json'
+                                              ELSE 'column_renamed' END, 'list', 'mask', 'path', m.path)
+           || CASE WHEN a.attname IS NULL THEN '{}' ELSE jsonb_build_object('now', a.attname, 'type_now', format_type(a.atttypid, a.atttypmod)) END
+    FROM policy AS p
+    CROSS JOIN LATERAL unnest(p.mask_paths) WITH ORDINALITY AS m (path, place)
+    LEFT JOIN LATERAL (
+        SELECT c.attnum
+        FROM threadline.followed_columns(p.table_id, p.relation, threadline.path_columns(p.mask_paths), p.mask_path_attnums, 'path') AS c
+        WHERE c.ordinal = m.place
+        ORDER BY c.preference
+        LIMIT 1
+    ) AS f ON true
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p.relation AND a.attnum = f.attnum
+    WHERE a.attname IS NULL OR a.attname::text <> (threadline.path_steps(m.path))[1] OR NOT threadline.holds_json(a.atttypid)
+    UNION ALL
+    SELECT jsonb_build_object('finding', 'trigger_fires_always', 'trigger', g.tgname, 'table', threadline.qualified_name(g.tgrelid))
+    FROM policy AS p CROSS JOIN LATERAL threadline.own_triggers(p.relation) AS g
+    WHERE g.tgenabled = 'A' AND NOT p.options @> '{"fires": "always"}'
+    UNION ALL
     SELECT jsonb_build_object('finding', 'trigger_' || w.state, 'trigger', w.capture, 'table', threadline.qualified_name(w.relation))
-    FROM policy AS p CROSS JOIN LATERAL threadline.trigger_findings(p.relation) AS w
+    FROM policy AS p CROSS JOIN LATERAL threadline.trigger_findings(p.relation, p.options @> '{"fires": "always"}') AS w
 $$;
 
 CREATE FUNCTION threadline.audit_policy()
@@ -59,7 +78,7 @@ AS $$
            CASE WHEN c.oid IS NULL THEN 'could_not_introspect'
                 WHEN f.findings IS NULL THEN 'config_matches_deployed'
                 ELSE 'drift_detected' END,
-           t.exclude::text[], t.mask::text[], t.placeholder,
+           t.exclude::text[], t.mask::text[] || t.mask_paths, t.placeholder,
            jsonb_build_object('key_columns', to_jsonb(t.key_columns), 'options', t.options,
                               'findings', CASE WHEN c.oid IS NULL
                                                THEN jsonb_build_array(jsonb_build_object('finding', CASE WHEN t.origin = threadline.origin() THEN 'table_dropped' ELSE 'table_not_found' END))
@@ -77,7 +96,7 @@ AS $$
     ORDER BY 1, 2, t.table_id
 $$;
 COMMENT ON FUNCTION threadline.audit_policy() IS
-'For every table under capture, whether the policy that was set is what happens: config_matches_deployed; drift_detected, when a column that the policy names was dropped, renamed or retyped since, the key no longer tells rows apart, or a capture trigger is not in order; could_not_introspect, when the table is gone or was not found after a restore (audit_maintain looks for it). exclude, mask and placeholder are as set. detail: key_columns, options and findings, a list of {"finding": column_dropped | column_renamed (still redacted under its new name; audit_maintain takes the name over) | column_retyped | key_not_unique | trigger_… | table_dropped | table_not_found, …}. Names and types only, never a value. Raises no error.';
+'For every table under capture, whether the policy that was set is what happens: config_matches_deployed; drift_detected, when a column that the policy names was dropped, renamed or retyped since, the key no longer tells rows apart, or a capture trigger is not in order; could_not_introspect, when the table is gone or was not found after a restore (audit_maintain looks for it). exclude, mask and placeholder are as set. detail: key_columns, options and findings, a list of {"finding": column_dropped | column_renamed (still redacted under its new name; audit_maintain takes the name over) | column_retyped | path_without_json (a path into a column that holds documents no more: it is masked as a whole) | key_not_unique | trigger_fires_always (by hand: the option fires does not say so) | trigger_… | table_dropped | table_not_found, …}. Names and types only, never a value. Raises no error.';
 
 -- Checks of what is recorded.
 CREATE FUNCTION threadline.capture_checks() RETURNS TABLE (check_name text, severity text, detail text, hint text)
@@ -86,14 +105,14 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
     WITH live AS MATERIALIZED (
-        SELECT t.table_id, t.relation, t.enabled, threadline.qualified_name(t.relation) AS name
+        SELECT t.table_id, t.relation, t.enabled, threadline.qualified_name(t.relation) AS name, t.options @> '{"fires": "always"}' AS always
         FROM threadline.captured_table AS t
         JOIN pg_class AS c ON c.oid = t.relation
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE t.origin = threadline.origin() OR (n.nspname = t.schema_name AND c.relname = t.table_name)
     ), broken AS MATERIALIZED (
         SELECT l.name, string_agg(g.reason, ', ' ORDER BY g.reason) AS reasons
-        FROM live AS l CROSS JOIN LATERAL threadline.gaps_now(l.relation) AS g
+        FROM live AS l CROSS JOIN LATERAL threadline.gaps_now(l.relation, l.always) AS g
         WHERE l.enabled
         GROUP BY l.name
     ), uncovered AS MATERIALIZED (
@@ -129,6 +148,14 @@ AS $$
                 ELSE format('gaps are open: %s', string_agg(format('%s (%s since %s)', g.name, g.reason, g.since_at), ', ' ORDER BY g.name, g.since_at)) END,
            format('SELECT threadline.audit_enable(%L);', min(g.name))
     FROM still_open AS g
+    UNION ALL
+    SELECT 'lost_changes', CASE count(l.name) WHEN 0 THEN 'ok' ELSE 'critical' END,
+           CASE count(l.name) WHEN 0 THEN 'no change was let through unrecorded since the newest baseline of its table'
+                ELSE format('tables with on_error warn wrote changes unrecorded since their newest baseline: %s',
+                            string_agg(format('%s (%s changes, the latest at %s, SQLSTATE %s)', l.name, x.changes, x.latest, x.sqlstates), ', ' ORDER BY l.name)) END,
+           format('SELECT reason, detail FROM threadline.audit_gaps WHERE reason = ''warn_on_error''; and when the cause is mended: SELECT threadline.audit_enable(%L);', min(l.name))
+    FROM live AS l CROSS JOIN LATERAL threadline.lost_changes(l.table_id) AS x
+    WHERE l.enabled AND x.latest IS NOT NULL
     UNION ALL
     SELECT 'coverage', CASE count(u.table_name) WHEN 0 THEN 'ok' ELSE 'warning' END,
            CASE count(u.table_name) WHEN 0 THEN 'every table of the schemas in which capture is used is covered, or not on purpose'
@@ -227,6 +254,8 @@ AS $$
         SELECT 'ALTER SYSTEM RESET session_replication_role; SELECT pg_reload_conf();'
         FROM pg_settings AS g
         WHERE g.name = 'session_replication_role' AND g.reset_val = 'replica' AND g.source NOT IN ('database', 'user', 'database user')
+    ), blind AS (
+        SELECT FROM threadline.captured_table AS t WHERE t.enabled AND t.options ->> 'fires' IS DISTINCT FROM 'always'
     ), version AS (
         SELECT x.extversion AS installed, threadline.library_version() AS library, a.default_version AS available
         FROM pg_extension AS x
@@ -279,9 +308,10 @@ AS $$
     UNION ALL
     SELECT 'replica_role', CASE count(*) WHEN 0 THEN 'ok' ELSE 'critical' END,
            CASE count(*) WHEN 0 THEN 'no role, database or configuration sets session_replication_role to replica'
-                ELSE 'session_replication_role is set to replica: sessions it applies to write unrecorded' END,
+                ELSE 'session_replication_role is set to replica: sessions it applies to write unrecorded, except to tables whose option fires is always' END,
            min(p.remedy)
     FROM replica AS p
+    WHERE EXISTS (SELECT FROM blind)
     UNION ALL
     SELECT 'track_commit_timestamp',
            CASE WHEN current_setting('track_commit_timestamp') = 'off' AND current_setting('max_prepared_transactions') <> '0' THEN 'warning' ELSE 'ok' END,
@@ -305,7 +335,7 @@ AS $$
     FROM (SELECT * FROM threadline.capture_checks() UNION ALL SELECT * FROM threadline.storage_checks()) AS c
 $$;
 COMMENT ON FUNCTION threadline.audit_health() IS
-'Everything worth watching, one row a check, always all of them. severity: ok; warning: will hurt later; critical: changes are or will be lost, or writes fail. hint: the SQL to type, NULL when ok. Checks: capture_triggers, gaps (open ones), coverage (of the schemas in which capture is used), new_tables (event triggers of audit_enable_schema), policy, restored_tables, maintenance, partitions_ahead, default_partition, indexes, log_size, retention, prepared_transactions, malformed_context, replica_role, track_commit_timestamp, extension_version. Raises no error.';
+'Everything worth watching, one row a check, always all of them. severity: ok; warning: will hurt later; critical: changes are or will be lost, or writes fail. hint: the SQL to type, NULL when ok. Checks: capture_triggers, gaps (open ones), lost_changes (unrecorded by tables with on_error warn), coverage (of the schemas in which capture is used), new_tables (event triggers of audit_enable_schema), policy, restored_tables, maintenance, partitions_ahead, default_partition, indexes, log_size, retention, prepared_transactions, malformed_context, replica_role, track_commit_timestamp, extension_version. Raises no error.';
 
 CREATE FUNCTION threadline.audit_health_json() RETURNS jsonb
 LANGUAGE sql STABLE

@@ -8,13 +8,13 @@ COMMENT ON FUNCTION threadline.capture_truncate() IS 'Trigger: records the rows 
 CREATE FUNCTION threadline.audit_enable(
     target regclass,
     exclude name[] DEFAULT NULL,
-    mask name[] DEFAULT NULL,
+    mask text[] DEFAULT NULL,
     mask_placeholder text DEFAULT NULL,
     key_columns name[] DEFAULT NULL,
     baseline boolean DEFAULT true,
     options jsonb DEFAULT NULL
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'audit_enable';
-COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], name[], text, name[], boolean, jsonb) IS
+COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], text[], text, name[], boolean, jsonb) IS
 'Puts a table under capture, or changes how it is captured; calling it again is harmless. NULL keeps what is set, ''{}'' clears it. The caller must own the table.
 exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"image": "full"|"delta", "skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows}. With image delta an update stores the columns that changed, and the whole row about every sixteenth time: less log, and slower reading; a change that capture does not see then falsifies what is read of the row until its next whole image. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
 A partitioned table covers its partitions, present and future; TRUNCATE of a single partition made or attached since is seen from the next audit_maintain() or audit_enable() on. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
@@ -34,6 +34,10 @@ COMMENT ON FUNCTION threadline.library_version() IS 'The version of the shared l
 CREATE FUNCTION threadline.take_baseline(p_table_id integer, target regclass) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'take_baseline';
 COMMENT ON FUNCTION threadline.take_baseline(integer, regclass) IS 'Internal: records every row of a table as op snapshot; returns how many. The caller holds SHARE ROW EXCLUSIVE on the table.';
+
+CREATE FUNCTION threadline.record_shape(target regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'record_shape';
+COMMENT ON FUNCTION threadline.record_shape(regclass) IS 'Internal: records the shape that a captured table has now if it is a new one, as its next change would.';
 
 CREATE FUNCTION threadline.invalidate_relation(target regclass) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'invalidate_relation';

@@ -175,6 +175,7 @@ DECLARE
     key      int2[];
     excluded int2[];
     masked   int2[];
+    paths    record;
     followed text[] := '{}';
     lost     text[] := '{}';
 BEGIN
@@ -212,17 +213,20 @@ BEGIN
         END IF;
         excluded := threadline.followed_redaction(t.table_id, live.oid, t.exclude, t.exclude_attnums, 'exclude');
         masked := threadline.followed_redaction(t.table_id, live.oid, t.mask, t.mask_attnums, 'mask');
+        SELECT * INTO paths FROM threadline.followed_paths(t.table_id, live.oid, t.mask_paths, t.mask_path_attnums);
         UPDATE threadline.captured_table AS c
         SET relation = live.oid, origin = threadline.origin(), schema_name = live.nspname, table_name = live.relname,
             key_columns = threadline.column_names(live.oid, key), key_attnums = key,
             exclude = threadline.column_names(live.oid, excluded), exclude_attnums = excluded,
-            mask = threadline.column_names(live.oid, masked), mask_attnums = masked
+            mask = threadline.column_names(live.oid, masked), mask_attnums = masked,
+            mask_paths = paths.paths, mask_path_attnums = paths.attnums
         WHERE c.table_id = t.table_id
           AND (c.relation, c.origin, c.schema_name, c.table_name, c.key_columns, c.key_attnums,
-               c.exclude, c.exclude_attnums, c.mask, c.mask_attnums)
+               c.exclude, c.exclude_attnums, c.mask, c.mask_attnums, c.mask_paths, c.mask_path_attnums)
               IS DISTINCT FROM
               (live.oid::regclass, threadline.origin(), live.nspname, live.relname, threadline.column_names(live.oid, key), key,
-               threadline.column_names(live.oid, excluded), excluded, threadline.column_names(live.oid, masked), masked);
+               threadline.column_names(live.oid, excluded), excluded, threadline.column_names(live.oid, masked), masked,
+               paths.paths, paths.attnums);
         IF FOUND THEN
             followed := followed || format('%I.%I', live.nspname, live.relname);
         END IF;
@@ -318,7 +322,7 @@ WITH leaf AS (
 SELECT t.table_id, t.table_schema, t.table_name,
        CASE WHEN t.relation IS NULL THEN 'dropped'
             WHEN NOT t.enabled THEN 'disabled'
-            WHEN NOT threadline.capture_armed(t.relation) THEN 'trigger_missing'
+            WHEN NOT threadline.capture_armed(t.relation, t.options @> '{"fires": "always"}') THEN 'trigger_missing'
             ELSE 'capturing' END AS state,
        greatest(t.enabled_at, w.purged_before) AS since,
        CASE WHEN log.small THEN coalesce(n.changes, 0) END AS changes,

@@ -9,12 +9,12 @@ RETURNS TABLE (version integer, as_now text, skip text[], redacted text[], retyp
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH hidden AS (
-        SELECT h.name::text AS name
+        SELECT h.name
         FROM threadline.readable_table t
-        CROSS JOIN LATERAL unnest(t.exclude || t.mask) AS h (name)
+        CROSS JOIN LATERAL unnest(t.exclude::text[] || t.mask) AS h (name)
         WHERE t.table_id = image_comparison.p_table_id
     ), fate AS (
-        SELECT f.*, f.redact IS NOT NULL OR f.name_now IN (SELECT h.name FROM hidden h) AS is_hidden
+        SELECT f.*, f.redact IS NOT NULL OR f.masked_otherwise OR f.name_now IN (SELECT h.name FROM hidden h) AS is_hidden
         FROM threadline.column_fate(image_comparison.p_table_id, image_comparison.p_relation) f
     ), present AS (
         SELECT a.attname::text AS name
@@ -102,7 +102,7 @@ BEGIN
         ), comparable_column AS (
             SELECT f.version, f.name_then, f.name_now
             FROM threadline.column_fate($1, %4$L) f
-            WHERE f.name_now IS NOT NULL AND f.type_now = f.type_then AND f.redact IS NULL
+            WHERE f.name_now IS NOT NULL AND f.type_now = f.type_then AND f.redact IS NULL AND NOT f.masked_otherwise
         ), break AS (
             SELECT coalesce(s.row_key, s.previous_row_key) AS row_key, s.key, s.id, s.transaction_id, s.statement_no, s.commit_order,
                    CASE WHEN s.previous_version IS DISTINCT FROM s.schema_version AND s.previous_image IS NOT NULL AND s.before IS NOT NULL
@@ -290,7 +290,7 @@ BEGIN
         FROM threadline.image_comparison(v_table.table_id, v_table.relation) v
         WHERE v.version = ANY (v_found.versions)
         UNION ALL
-        SELECT unnest(v_table.exclude || v_table.mask)::text
+        SELECT unnest(v_table.exclude::text[] || v_table.mask)
     ) n;
     RETURN jsonb_build_object(
         'verdict', CASE WHEN v_found.violations > 0 THEN 'violated'

@@ -175,7 +175,7 @@ AS $$
     FROM threadline.captured_table AS t
     WHERE t.enabled AND t.table_id IN (threadline.captured_id(witness_triggers.target),
                                        threadline.captured_id(threadline.captured_ancestor(witness_triggers.target)))
-      AND (EXISTS (SELECT FROM threadline.gaps_now(t.relation))
+      AND (EXISTS (SELECT FROM threadline.gaps_now(t.relation, t.options @> '{"fires": "always"}'))
            OR EXISTS (SELECT FROM threadline.gap AS g WHERE g.table_id = t.table_id AND g.until_at IS NULL))
 $$;
 

@@ -27,10 +27,13 @@ CREATE TABLE threadline.captured_table (
     enabled_at     timestamptz NOT NULL,              -- first put under capture
     disabled_at    timestamptz,                       -- NULL while enabled
     has_deltas     boolean     NOT NULL DEFAULT false, -- was ever captured with delta images
-    by_schema      boolean     NOT NULL DEFAULT false -- put under capture with its schema: given up rather than stop writes when its key goes
+    by_schema      boolean     NOT NULL DEFAULT false, -- put under capture with its schema: given up rather than stop writes when its key goes
+    mask_paths     text[]      NOT NULL DEFAULT '{}', -- paths into JSON columns, each with the number of its column
+    mask_path_attnums int2[]   NOT NULL DEFAULT '{}'
 );
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
+-- redact: exclude, mask, or path, with the "paths" below the column and their "placeholder".
 -- No unique key: two sessions that first see a new shape together record it twice, identically, rather than wait for each other.
 CREATE TABLE threadline.table_version (
     table_id     integer     NOT NULL,

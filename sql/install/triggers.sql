@@ -1,10 +1,51 @@
 -- Our triggers on a table: whether they are in order, since when they are not, and taking them away.
 
+-- Whether the policy of a table has its triggers fire in every session, those of the replica role among them.
+CREATE FUNCTION threadline.fires_always(target oid) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM threadline.captured_table AS t
+                   WHERE t.table_id = threadline.captured_id(fires_always.target) AND t.options @> '{"fires": "always"}')
+$$;
+
+-- Our triggers on a table and its partitions.
+CREATE FUNCTION threadline.own_triggers(target oid) RETURNS SETOF pg_trigger
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT g.*
+    FROM pg_trigger AS g
+    WHERE g.tgfoid IN ('threadline.capture_row()'::regprocedure, 'threadline.capture_truncate()'::regprocedure)
+      AND (g.tgrelid = own_triggers.target
+           OR g.tgrelid IN (SELECT p.relid FROM pg_partition_tree(own_triggers.target::regclass) AS p))
+$$;
+
+-- Makes them fire in every session, or only in those of the origin role.
+CREATE FUNCTION threadline.set_firing(target regclass, always boolean) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    own record;
+BEGIN
+    FOR own IN
+        SELECT g.tgrelid, g.tgname
+        FROM threadline.own_triggers(set_firing.target) AS g
+        WHERE g.tgenabled <> CASE WHEN set_firing.always THEN 'A' ELSE 'O' END
+    LOOP
+        EXECUTE format('ALTER TABLE ONLY %s %s TRIGGER %I', threadline.qualified_name(own.tgrelid),
+                       CASE WHEN set_firing.always THEN 'ENABLE ALWAYS' ELSE 'ENABLE' END, own.tgname);
+    END LOOP;
+END
+$$;
+
 -- What is wrong with the capture triggers of a table and, if it is partitioned, of all below it; empty when writes
 -- are recorded. capture: row or truncate. state: missing, replaced (a trigger of our name calls something else),
--- narrowed (a WHEN, a column list, fewer events), disabled, replica_only. reason: that of the gap it makes. Called by every look at the
+-- narrowed (a WHEN, a column list, fewer events), disabled, replica_only, origin_only (always: what the
+-- table's option fires says). reason: that of the gap it makes. Called by every look at the
 -- history: in PL/pgSQL so that its plan is kept, and without locks on partitions.
-CREATE FUNCTION threadline.trigger_findings(target oid)
+CREATE FUNCTION threadline.trigger_findings(target oid, always boolean)
 RETURNS TABLE (relation oid, capture text, state text, reason text)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
@@ -25,7 +66,7 @@ BEGIN
     SELECT t.oid, w.capture, s.state,
            CASE WHEN s.state IN ('missing', 'replaced') THEN 'trigger_dropped'
                 WHEN s.state = 'narrowed' THEN 'bypass'
-                WHEN s.state = 'replica_only' THEN 'replica_role'
+                WHEN s.state IN ('replica_only', 'origin_only') THEN 'replica_role'
                 ELSE 'disabled' END
     FROM tree AS t
     -- The types are those of AFTER INSERT OR UPDATE OR DELETE for each row, and of BEFORE TRUNCATE.
@@ -33,7 +74,8 @@ BEGIN
                  ('truncate', 'threadline_truncate', 'threadline.capture_truncate()'::regprocedure::oid, 34)
          ) AS w (capture, trigger_name, function_oid, trigger_type) ON t.is_root OR w.capture = 'row'
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN bool_or(g.whole AND g.tgenabled IN ('O', 'A')) THEN NULL
+        SELECT CASE WHEN bool_or(g.whole AND (g.tgenabled = 'A' OR (g.tgenabled = 'O' AND NOT trigger_findings.always))) THEN NULL
+                    WHEN bool_or(g.whole AND g.tgenabled = 'O') THEN 'origin_only'
                     WHEN bool_or(g.whole AND g.tgenabled = 'R') THEN 'replica_only'
                     WHEN bool_or(g.whole) THEN 'disabled'
                     WHEN bool_or(g.ours) THEN 'narrowed'
@@ -51,12 +93,12 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
+CREATE FUNCTION threadline.capture_armed(target oid, always boolean) RETURNS boolean
 LANGUAGE sql STABLE
-RETURN NOT EXISTS (SELECT FROM threadline.trigger_findings(capture_armed.target));
+RETURN NOT EXISTS (SELECT FROM threadline.trigger_findings(capture_armed.target, capture_armed.always));
 
 -- The same as gaps, by reason. A NULL table is one that was dropped.
-CREATE FUNCTION threadline.gaps_now(target oid) RETURNS TABLE (reason text, detail jsonb)
+CREATE FUNCTION threadline.gaps_now(target oid, always boolean) RETURNS TABLE (reason text, detail jsonb)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -68,7 +110,7 @@ BEGIN
     RETURN QUERY
     SELECT f.reason, jsonb_build_object('findings', jsonb_agg(jsonb_build_object(
                'table', threadline.qualified_name(f.relation), 'trigger', f.capture, 'state', f.state)))
-    FROM threadline.trigger_findings(gaps_now.target) AS f
+    FROM threadline.trigger_findings(gaps_now.target, gaps_now.always) AS f
     GROUP BY f.reason;
 END
 $$;
@@ -124,7 +166,7 @@ DECLARE
     defect record;
 BEGIN
     FOR t IN
-        SELECT c.table_id, c.relation, threadline.qualified_name(c.relation) AS name
+        SELECT c.table_id, c.relation, threadline.qualified_name(c.relation) AS name, c.options @> '{"fires": "always"}' AS always
         FROM threadline.captured_table AS c
         JOIN pg_class AS r ON r.oid = c.relation
         WHERE c.enabled AND c.origin = threadline.origin()
@@ -133,7 +175,7 @@ BEGIN
         -- Whoever holds it is changing or observing it.
         FOR UPDATE OF c SKIP LOCKED
     LOOP
-        SELECT coalesce(jsonb_object_agg(f.reason, f.detail), '{}') INTO found_wrong FROM threadline.gaps_now(t.relation) AS f;
+        SELECT coalesce(jsonb_object_agg(f.reason, f.detail), '{}') INTO found_wrong FROM threadline.gaps_now(t.relation, t.always) AS f;
         UPDATE threadline.gap AS g SET until_at = seen
         WHERE g.table_id = t.table_id AND g.until_at IS NULL AND g.detail ? 'observed_at' AND NOT found_wrong ? g.reason;
         IF FOUND THEN

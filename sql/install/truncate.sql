@@ -19,6 +19,9 @@ BEGIN
     LOOP
         EXECUTE format('CREATE TRIGGER threadline_truncate_leaf BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()',
                        threadline.qualified_name(leaf));
+        IF threadline.fires_always(arm_partitions.target) THEN
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER threadline_truncate_leaf', threadline.qualified_name(leaf));
+        END IF;
     END LOOP;
 END
 $$;

@@ -99,7 +99,7 @@ SELECT t.table_id,
        coalesce(live.relname, t.table_name)::text AS table_name,
        t.key_columns,
        t.exclude,
-       t.mask,
+       t.mask::text[] || t.mask_paths AS mask,
        t.placeholder,
        t.options,
        t.enabled,
@@ -244,7 +244,7 @@ JOIN threadline.readable_table t ON t.table_id = w.table_id
 UNION ALL
 SELECT t.table_id, t.table_schema, t.table_name, f.reason, greatest(t.enabled_at, k.intact_at), 'infinity'::timestamptz, f.detail
 FROM threadline.readable_table t
-CROSS JOIN LATERAL threadline.gaps_now(t.relation) f
+CROSS JOIN LATERAL threadline.gaps_now(t.relation, t.options @> '{"fires": "always"}') f
 LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
 WHERE t.enabled
   AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL);
@@ -289,11 +289,11 @@ SELECT v.table_schema, v.table_name, v.version, v.columns, v.key_columns::text[]
        v.from_change_id, v.recorded_at AS valid_from
 FROM threadline.readable_version v;
 COMMENT ON VIEW threadline.audit_schema_versions IS
-    'The shapes a table had: columns as [{"attnum","name","type","redact"}], valid from change from_change_id and time valid_from until the next version.';
+    'The shapes a table had: columns as [{"attnum","name","type","redact"}], redact being exclude, mask or path (with "paths" and "placeholder"), valid from change from_change_id and time valid_from until the next version.';
 
 CREATE VIEW threadline.audit_tables WITH (security_barrier) AS
 SELECT t.table_schema, t.table_name, t.relation, t.key_columns::text[] AS key_columns,
-       t.exclude::text[] AS exclude, t.mask::text[] AS mask, t.placeholder, t.options,
+       t.exclude::text[] AS exclude, t.mask, t.placeholder, t.options,
        t.enabled, t.enabled_at, t.disabled_at,
        v.first_change_id, v.first_change_at, b.baseline_at
 FROM threadline.readable_table t

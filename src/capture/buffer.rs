@@ -8,11 +8,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::image::{Encoded, op};
+use super::loss::{self, Loss};
 use super::ranges::Ranges;
 use super::{cost, log};
 use crate::context::identity;
 use crate::error::Error;
 use crate::pg::direct_insert::MAX_BATCH;
+use crate::pg::subtransaction::survive;
 use crate::pg::{types, user, xact};
 
 pub type Uuid = [u8; 16];
@@ -38,6 +40,11 @@ impl Pending {
     /// Helper rows of a key change are not changes of their own.
     pub fn counts(&self) -> bool {
         self.table_id > 0 && self.op != op::MOVED
+    }
+
+    /// Whether it may be lost rather than fail the write. A baseline is asked for, no matter whose.
+    fn is_tolerated(&self, tolerant: &[i32]) -> bool {
+        self.op != op::SNAPSHOT && tolerant.contains(&self.table_id.abs())
     }
 
     /// What its keys and images take.
@@ -87,6 +94,12 @@ struct Level {
     action: Option<Uuid>,
     /// Something happened that deserves a transaction row even without a change.
     noteworthy: bool,
+    /// What must be recorded or fail the transaction was captured.
+    strict: bool,
+    /// The tables with on_error warn that were written.
+    tolerant: Vec<i32>,
+    /// What of them could not be recorded.
+    losses: Vec<Loss>,
 }
 
 impl Level {
@@ -112,6 +125,17 @@ impl Level {
         }
         self.action = child.action.or(self.action);
         self.noteworthy |= child.noteworthy;
+        self.strict |= child.strict;
+        child.tolerant.into_iter().for_each(|table_id| self.tolerate(table_id));
+        for loss in child.losses {
+            loss.join(&mut self.losses);
+        }
+    }
+
+    fn tolerate(&mut self, table_id: i32) {
+        if !self.tolerant.contains(&table_id) {
+            self.tolerant.push(table_id);
+        }
     }
 }
 
@@ -136,6 +160,10 @@ pub struct Summary {
     pub ranges: Ranges,
     pub snapshot: Option<Vec<u8>>,
     pub action: Option<Uuid>,
+    /// Whether the transaction may not commit without its row.
+    pub strict: bool,
+    /// The tables whose changes may be lost.
+    pub tolerant: Vec<i32>,
 }
 
 thread_local! {
@@ -163,6 +191,11 @@ impl Transaction {
         }
         self.levels.last_mut().expect("pushed if there was none")
     }
+
+    /// The level that this subtransaction's would be absorbed by.
+    fn level_below(&self, subtransaction: u32) -> Option<&Level> {
+        self.levels.iter().rev().find(|level| level.subtransaction != subtransaction)
+    }
 }
 
 /// The transaction's id in the record, the same from its first use to the end of the transaction.
@@ -178,6 +211,7 @@ pub fn note(action: Option<Uuid>) {
         transaction.occurred_at.get_or_insert(now);
         let level = transaction.level(subtransaction);
         level.noteworthy = true;
+        level.strict = true;
         level.action = action.or(level.action);
     });
 }
@@ -187,6 +221,8 @@ pub struct Place {
     pub table_id: i32,
     pub schema_version: i32,
     pub statement_no: i32,
+    /// The change may be lost rather than fail the write.
+    pub tolerant: bool,
 }
 
 /// Takes a change in; writes the buffer out when it is full.
@@ -205,8 +241,15 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
     }
     let snapshot = if new_statement { xact::active_snapshot() } else { None };
     let at_once = with_transaction(|transaction| {
-        let stamped = transaction.stamped;
+        // See is_too_much_together: of a savepoint with such changes nothing is written when it is released.
+        let crowded = place.tolerant && transaction.level_below(subtransaction).is_some_and(|l| l.batch.is_full(0));
+        let at_once = transaction.stamped || crowded;
         let level = transaction.level(subtransaction);
+        if place.tolerant {
+            level.tolerate(place.table_id);
+        } else {
+            level.strict = true;
+        }
         if new_statement {
             level.statement_no = Some(place.statement_no);
             level.snapshot = snapshot;
@@ -247,7 +290,7 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
             batch.rows.push(came);
         }
         batch.rows.push(row);
-        stamped
+        at_once
     });
     if at_once { flush() } else { Ok(()) }
 }
@@ -280,17 +323,14 @@ pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
         let transaction = current.as_mut()?;
         let id = transaction.id;
         let level = transaction.levels.last_mut().filter(|level| has_rows(level))?;
-        Some((id, std::mem::take(&mut level.batch)))
+        Some((id, std::mem::take(&mut level.batch), level.tolerant.clone()))
     });
-    let Some((id, mut batch)) = taken else { return Ok(()) };
+    let Some((id, mut batch, tolerant)) = taken else { return Ok(()) };
     let _measured = cost::Stretch::write();
-    for row in batch.rows.iter_mut().filter(|row| row.id == 0) {
-        row.id = ids.draw()?;
-    }
-    // More than a batch of rows is here only when savepoints were released with rows still waiting.
-    for rows in batch.rows.chunks(MAX_BATCH) {
-        log::write_changes(&id, rows, &batch.bytes)?;
-        cost::count(rows);
+    if batch.rows.iter().any(|row| row.is_tolerated(&tolerant)) {
+        write_what_can_be(&id, &mut batch, &tolerant, ids)?;
+    } else {
+        write(&id, &mut batch.rows, &batch.bytes, ids)?;
     }
     let changes = batch.rows.iter().filter(|row| row.counts()).count() as i64;
     with_transaction(|transaction| {
@@ -306,13 +346,76 @@ pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether what a subtransaction and its parent have waiting is more than one level should hold.
+fn write(id: &Uuid, rows: &mut [Pending], bytes: &[u8], ids: &mut IdBlock) -> Result<(), Error> {
+    for row in rows.iter_mut().filter(|row| row.id == 0) {
+        row.id = ids.draw()?;
+    }
+    // More than a batch of rows is here only when savepoints were released with rows still waiting.
+    for rows in rows.chunks(MAX_BATCH) {
+        log::write_changes(id, rows, bytes)?;
+        cost::count(rows);
+    }
+    Ok(())
+}
+
+/// Writes a batch with rows that may be lost. If it fails as a whole, the rows that may not are written or fail the
+/// transaction, and then each table's others for themselves. Rows that are lost are noted and leave the batch.
+fn write_what_can_be(id: &Uuid, batch: &mut Batch, tolerant: &[i32], ids: &mut IdBlock) -> Result<(), Error> {
+    let Err(refusal) = survive(|| write(id, &mut batch.rows, &batch.bytes, ids)) else { return Ok(()) };
+    let (mut rest, mut written): (Vec<Pending>, Vec<Pending>) =
+        batch.rows.drain(..).partition(|row| row.is_tolerated(tolerant));
+    write(id, &mut written, &batch.bytes, ids)?;
+    let mut is_known_to_fail = written.is_empty();
+    while let Some(table_id) = rest.first().map(|row| row.table_id.abs()) {
+        let (mut rows, others): (Vec<Pending>, Vec<Pending>) =
+            rest.into_iter().partition(|row| row.table_id.abs() == table_id);
+        // Nothing but this table's rows was in the batch: trying again could wait for a lock again.
+        is_known_to_fail &= others.is_empty();
+        let outcome =
+            if is_known_to_fail { Err(refusal.clone()) } else { survive(|| write(id, &mut rows, &batch.bytes, ids)) };
+        match outcome {
+            Ok(()) => written.append(&mut rows),
+            Err(refusal) => loss::note_rows(table_id, refusal, &rows),
+        }
+        is_known_to_fail = false;
+        rest = others;
+    }
+    batch.rows = written;
+    Ok(())
+}
+
+/// Takes note of what could not be recorded; whether it is the first of its kind in this subtransaction.
+pub fn lose(loss: Loss) -> bool {
+    let subtransaction = xact::current_subtransaction();
+    with_transaction(|transaction| {
+        transaction.occurred_at.get_or_insert(loss.first_at);
+        let level = transaction.level(subtransaction);
+        level.tolerate(loss.table_id);
+        loss.join(&mut level.losses)
+    })
+}
+
+/// What could not be recorded, if it is time to say so in the record: when the transaction's row is written, or after.
+pub fn take_losses() -> Vec<Loss> {
+    CURRENT.with_borrow_mut(|current| {
+        let levels = current.iter_mut().flat_map(|transaction| &mut transaction.levels);
+        levels.flat_map(|level| std::mem::take(&mut level.losses)).collect()
+    })
+}
+
+pub fn is_stamped() -> bool {
+    CURRENT.with_borrow(|current| current.as_ref().is_some_and(|transaction| transaction.stamped))
+}
+
+/// Whether what a subtransaction and its parent have waiting is more than one level should hold. Changes that may be
+/// lost wait on: while a subtransaction is being committed the server lets none be begun in which they could fail.
 pub fn is_too_much_together(id: u32, parent: u32) -> bool {
     CURRENT.with_borrow(|current| {
         let mut levels = current.iter().flat_map(|transaction| &transaction.levels).rev();
         let Some(child) = levels.next().filter(|level| level.subtransaction == id) else { return false };
         let Some(below) = levels.next().filter(|level| level.subtransaction == parent) else { return false };
-        below.batch.is_full(child.batch.rows.len()) || child.batch.is_full(0)
+        (below.batch.is_full(child.batch.rows.len()) || child.batch.is_full(0))
+            && !child.batch.rows.iter().any(|row| row.is_tolerated(&child.tolerant))
     })
 }
 
@@ -356,6 +459,8 @@ pub fn summary() -> Option<Summary> {
             ranges: Ranges::default(),
             snapshot: None,
             action: None,
+            strict: false,
+            tolerant: Vec::new(),
         };
         let mut noteworthy = false;
         for level in &transaction.levels {
@@ -364,7 +469,9 @@ pub fn summary() -> Option<Summary> {
             level.batch.rows.iter().filter(|row| row.id != 0).for_each(|row| summary.ranges.add(row.id, row.id + 1));
             summary.snapshot = level.snapshot.clone().or(summary.snapshot);
             summary.action = level.action.or(summary.action);
-            noteworthy |= level.noteworthy;
+            noteworthy |= level.noteworthy || !level.losses.is_empty();
+            summary.strict |= level.strict;
+            summary.tolerant.extend_from_slice(&level.tolerant);
         }
         (summary.changes > 0 || noteworthy).then_some(summary)
     })

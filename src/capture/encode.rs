@@ -1,9 +1,12 @@
 //! From a column's value to its place in an image: written here for the types whose form is simple or frequent,
 //! by the type's output function where jsonb holds its text, by the server's own `to_jsonb` for the rest.
 
+use std::rc::Rc;
+
 use pgrx::pg_sys;
 
 use super::jsonb;
+use super::mask::Masking;
 use super::row_key::Part;
 use crate::pg::canonical::{Output, ToJsonb};
 use crate::pg::datum::{Storage, Value};
@@ -31,6 +34,9 @@ pub enum Encoder {
     Output(Output),
     /// What jsonb makes of the text, or where it cannot hold it the text as a string.
     Json(ToJsonb),
+    /// The same with parts that are hidden.
+    MaskedJsonb(Rc<Masking>),
+    MaskedJson(ToJsonb, Rc<Masking>),
     /// Composite types, and types with a cast to json of their own.
     Server(ToJsonb),
 }
@@ -79,6 +85,20 @@ impl Encoder {
         }
     }
 
+    /// The same for documents with parts that are hidden; None for values that are none.
+    pub fn masking(self, masking: &Rc<Masking>) -> Option<Encoder> {
+        Some(match self {
+            Encoder::Jsonb => Encoder::MaskedJsonb(masking.clone()),
+            Encoder::Json(to_jsonb) => Encoder::MaskedJson(to_jsonb, masking.clone()),
+            Encoder::Array(elements) => {
+                let elements = *elements;
+                let encoder = elements.encoder.masking(masking)?;
+                Encoder::Array(Box::new(Elements { encoder, ..elements }))
+            }
+            _ => return None,
+        })
+    }
+
     /// Whether values of a column of the type depend on the output settings.
     pub fn needs_settings(&self, type_oid: pg_sys::Oid) -> bool {
         match self {
@@ -119,6 +139,12 @@ impl Encoder {
             Encoder::Json(to_jsonb) => match to_jsonb.root_container_of_json(value) {
                 Some(root) => jsonb::push_root_container(out, root),
                 None => jsonb::push_string(out, value.payload()),
+            },
+            Encoder::MaskedJsonb(masking) => masking.push_root_container(out, value.payload()),
+            Encoder::MaskedJson(to_jsonb, masking) => match to_jsonb.root_container_of_json(value) {
+                Some(root) => masking.push_root_container(out, root),
+                // Nobody can tell what of its text the paths lead to.
+                None => jsonb::push_string(out, &masking.placeholder),
             },
             Encoder::Server(to_jsonb) => jsonb::push_root_container(out, to_jsonb.root_container(value)),
         }

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use super::log;
 use super::partition_move;
 use super::transaction;
+use super::trigger::plan_of;
 use super::{buffer, cost};
 use crate::catalog::cache;
 use crate::error::{Error, OrRaise};
@@ -20,7 +21,7 @@ pub fn audit_enable(call: &mut Call) -> pg_sys::Datum {
     const TYPES: [pg_sys::Oid; 7] = [
         pg_sys::REGCLASSOID,
         pg_sys::NAMEARRAYOID,
-        pg_sys::NAMEARRAYOID,
+        pg_sys::TEXTARRAYOID,
         pg_sys::TEXTOID,
         pg_sys::NAMEARRAYOID,
         pg_sys::BOOLOID,
@@ -65,6 +66,14 @@ fn as_owner_of_target(target: Option<pg_sys::Oid>, statement: &str, arguments: &
         return Err(Error::NotOwner { table: relation::qualified_name(target) });
     }
     user::as_owner(|| spi::execute(statement, arguments))
+}
+
+/// `threadline.record_shape(relation)`
+pub fn record_shape(call: &mut Call) -> pg_sys::Datum {
+    if let Some(target) = call.oid(0) {
+        plan_of(target).and_then(|plan| plan.version()).or_raise();
+    }
+    call.return_null()
 }
 
 /// `threadline.invalidate_relation(relation)`: sends every session of the database to read the policy anew.

@@ -15,14 +15,14 @@ pub const TRUE: u32 = 0x3000_0000;
 pub const NULL: u32 = 0x4000_0000;
 pub const CONTAINER: u32 = 0x5000_0000;
 
-const TYPE_MASK: u32 = 0x7000_0000;
-const LENGTH_MASK: u32 = 0x0FFF_FFFF;
-const HAS_OFFSET: u32 = 0x8000_0000;
+pub(super) const TYPE_MASK: u32 = 0x7000_0000;
+pub(super) const LENGTH_MASK: u32 = 0x0FFF_FFFF;
+pub(super) const HAS_OFFSET: u32 = 0x8000_0000;
 const OFFSET_STRIDE: usize = 32;
 
-const OBJECT: u32 = 0x2000_0000;
+pub(super) const OBJECT: u32 = 0x2000_0000;
 const ARRAY: u32 = 0x4000_0000;
-const SCALAR: u32 = 0x1000_0000;
+pub(super) const SCALAR: u32 = 0x1000_0000;
 
 /// An object would not fit the 28 bits that jsonb has for lengths.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Keys {
     }
 }
 
-fn entry(index: usize, kind: u32, length: u32, end: u32) -> u32 {
+pub(super) fn entry(index: usize, kind: u32, length: u32, end: u32) -> u32 {
     if index.is_multiple_of(OFFSET_STRIDE) { kind | end | HAS_OFFSET } else { kind | length }
 }
 

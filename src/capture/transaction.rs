@@ -5,12 +5,13 @@ use pgrx::pg_sys;
 use super::buffer::{self, IdBlock, Summary};
 use super::cost;
 use super::log::{self, TRANSACTION_FIELDS};
-use super::{partition_move, whole_table};
+use super::{loss, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::context::settings;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::{self, text_datum};
 use crate::pg::direct_insert::Field;
+use crate::pg::subtransaction::{being_committed, survive};
 use crate::pg::xact::{SubTransactionEvent, TransactionEvent};
 use crate::pg::{memory, relation, settings as session, types, user, xact};
 
@@ -30,7 +31,7 @@ pub fn on_transaction_event(event: TransactionEvent) {
 
 pub fn on_subtransaction_event(event: SubTransactionEvent) {
     match event {
-        SubTransactionEvent::PreCommit { id, parent } => finish_savepoint(id, parent).or_raise(),
+        SubTransactionEvent::PreCommit { id, parent } => being_committed(|| finish_savepoint(id, parent)).or_raise(),
         SubTransactionEvent::Committed { id, parent } => buffer::subtransaction_committed(id, parent),
         SubTransactionEvent::Aborted { id } => {
             buffer::subtransaction_aborted(id);
@@ -63,13 +64,23 @@ fn finish(prepared: bool) -> Result<(), Error> {
         let mut ids = IdBlock::default();
         buffer::flush_with(&mut ids)?;
         let Some(summary) = buffer::summary() else { return Ok(()) };
-        // Drawn after every change's id, and after every commit number that this transaction can have seen.
-        let commit_no = ids.draw()?;
-        memory::in_transaction_context(|| {
-            with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
-                log::write_transaction(&summary.id, fields)
+        let mut stamp = || {
+            // Drawn after every change's id, and after every commit number that this transaction can have seen.
+            let commit_no = ids.draw()?;
+            memory::in_transaction_context(|| {
+                with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
+                    log::write_transaction(&summary.id, fields)
+                })
             })
-        })?;
+        };
+        if summary.strict {
+            stamp()?;
+        } else if let Err(refusal) = survive(stamp) {
+            loss::note_transaction(&summary.tolerant, &refusal);
+        }
+        if !summary.tolerant.is_empty() {
+            loss::write_gaps();
+        }
         buffer::set_stamped();
         drop(measured);
         // Nobody knows what becomes of a prepared transaction.

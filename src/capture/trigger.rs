@@ -7,9 +7,10 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Place};
 use super::image::{self, Change, op};
-use super::{cost, partition_move, whole_table};
+use super::{cost, loss, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
+use crate::catalog::policy::OnError;
 use crate::error::{Error, OrRaise};
 use crate::pg::function::Call;
 use crate::pg::relation;
@@ -47,7 +48,7 @@ pub fn capture_truncate(call: &mut Call) -> pg_sys::Datum {
             Ok(plan) => whole_table::record_truncate(trigger.relation(), &plan),
             // Row triggers go when a partition is detached; this one stays until audit_maintain().
             Err(Error::NotUnderCapture { .. }) if trigger.is_named(LEAF_TRUNCATE_TRIGGER) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => loss::without_plan(trigger.relation(), error),
         }
     });
     recorded.or_raise();
@@ -77,7 +78,10 @@ fn record_row(call: &Call) -> Result<Option<i32>, Error> {
     if trigger.is_repeated() {
         return Ok(None);
     }
-    let plan = plan_of(trigger.relation())?;
+    let plan = match plan_of(trigger.relation()) {
+        Ok(plan) => plan,
+        Err(error) => return loss::without_plan(trigger.relation(), error).map(|()| None),
+    };
     let table_id = plan.policy.table_id;
     let statement_no = trigger.command(event);
     match event {
@@ -111,8 +115,14 @@ fn record_row(call: &Call) -> Result<Option<i32>, Error> {
 pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Error> {
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    if let Some(encoded) = image::encode(plan, change, &mut scratch)? {
-        let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
+    let tolerant = plan.policy.options.on_error == OnError::Warn && !matches!(change, Change::Arrives(op::SNAPSHOT, _));
+    let mut encode = || {
+        let Some(encoded) = image::encode(plan, change, &mut scratch)? else { return Ok(None) };
+        Ok(Some((encoded, plan.version()?.number)))
+    };
+    let encoded = if tolerant { loss::survived(plan, encode).flatten() } else { encode()? };
+    if let Some((encoded, schema_version)) = encoded {
+        let place = Place { table_id: plan.policy.table_id, schema_version, statement_no, tolerant };
         buffer::add(&place, encoded, &scratch)?;
     }
     // What an unusually large row took is given back.

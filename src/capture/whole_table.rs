@@ -8,9 +8,9 @@ use super::buffer::Place;
 use super::image::{Change, Encoded, Key, op};
 use super::jsonb;
 use super::trigger::{plan_of, record};
-use super::{buffer, cost};
+use super::{buffer, cost, loss};
 use crate::catalog::plan::Plan;
-use crate::catalog::policy::Truncate;
+use crate::catalog::policy::{OnError, Truncate};
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::Value;
 use crate::pg::function::Call;
@@ -119,7 +119,10 @@ fn mark(plan: &Plan, statement_no: i32) -> Result<(), Error> {
     let mut bytes = Vec::new();
     let start = jsonb::begin_varlena(&mut bytes);
     let key = Key { row_key: i64::MIN, text: jsonb::end_varlena(&mut bytes, start) };
-    let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
+    let tolerant = plan.policy.options.on_error == OnError::Warn;
+    let version = if tolerant { loss::survived(plan, || plan.version()) } else { Some(plan.version()?) };
+    let Some(version) = version else { return Ok(()) };
+    let place = Place { table_id: plan.policy.table_id, schema_version: version.number, statement_no, tolerant };
     let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old_image: None, new_image: None };
     buffer::add(&place, encoded, &bytes)?;
     buffer::flush()

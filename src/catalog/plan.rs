@@ -10,6 +10,7 @@ use super::policy::{self, KnownNames, Policy, Redaction};
 use super::version::{self, VersionColumn};
 use crate::capture::encode::Encoder;
 use crate::capture::jsonb::{self, Keys};
+use crate::capture::mask::{Masking, Paths};
 use crate::error::Error;
 use crate::pg::datum::Storage;
 use crate::pg::relation::{self, Column, OpenRelation};
@@ -83,11 +84,12 @@ impl Plan {
         let shape = version::current_columns(&policy, &root_columns, &known);
         let key_names: Vec<&Vec<u8>> =
             policy.key_places(&root_columns, &known)?.into_iter().map(|place| &root_columns[place].name).collect();
-        let redaction = |name: &[u8]| {
-            root_columns
-                .iter()
-                .find(|column| column.name == name)
-                .map_or(Redaction::None, |column| policy.redaction(column, &known))
+        let of_root = |name: &[u8]| root_columns.iter().find(|column| column.name == name);
+        let redaction = |name: &[u8]| of_root(name).map_or(Redaction::None, |column| policy.redaction(column, &known));
+        let masked_inside = |name: &[u8], encoder: Encoder| {
+            let paths = policy.paths(of_root(name)?, &known).map(|path| path.steps.as_slice());
+            let masking = Masking { paths: Paths::new(paths), placeholder: policy.placeholder.clone() };
+            encoder.masking(&Rc::new(masking))
         };
 
         let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
@@ -99,15 +101,23 @@ impl Plan {
         live.sort_by(|a, b| jsonb::key_order(&a.name, &b.name));
         let columns: Vec<PlannedColumn> = live
             .into_iter()
-            .map(|column| PlannedColumn {
-                masked: redaction(&column.name) == Redaction::Mask,
-                encoder: Encoder::for_type(column.type_oid),
-                index: column.index,
-                type_oid: column.type_oid,
-                type_modifier: column.type_modifier,
-                storage: column.storage,
-                depends_on_catalog: types::form_depends_on_catalog(column.type_oid),
-                name: column.name,
+            .map(|column| {
+                let redaction = redaction(&column.name);
+                let encoder = Encoder::for_type(column.type_oid);
+                let encoder = match redaction {
+                    Redaction::Paths => masked_inside(&column.name, encoder).expect("the column holds JSON"),
+                    _ => encoder,
+                };
+                PlannedColumn {
+                    masked: redaction == Redaction::Mask,
+                    encoder,
+                    index: column.index,
+                    type_oid: column.type_oid,
+                    type_modifier: column.type_modifier,
+                    storage: column.storage,
+                    depends_on_catalog: types::form_depends_on_catalog(column.type_oid),
+                    name: column.name,
+                }
             })
             .collect();
         let key_now = key_names.iter().map(|name| name.to_vec()).collect();

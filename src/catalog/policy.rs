@@ -4,6 +4,7 @@
 use pgrx::pg_sys;
 use serde::Deserialize;
 
+use crate::capture::mask;
 use crate::error::Error;
 use crate::pg::datum::for_message;
 use crate::pg::relation::{self, Column, own_relation};
@@ -33,10 +34,22 @@ pub enum Image {
     Delta,
 }
 
+/// What becomes of a write whose change cannot be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It goes through; a WARNING and a gap tell of it.
+    Warn,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Options {
     pub image: Image,
+    pub on_error: OnError,
     pub skip_noop: bool,
     pub truncate: Truncate,
     truncate_cap: Option<u64>,
@@ -60,6 +73,15 @@ pub struct NamedColumns {
     pub attnums: Vec<i16>,
 }
 
+/// Keys inside a JSON column that lead to what is hidden.
+#[derive(Clone, Debug)]
+pub struct MaskedPath {
+    pub column: Vec<u8>,
+    /// The column's number when the path was set.
+    pub attnum: i16,
+    pub steps: Vec<Vec<u8>>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Policy {
     pub table_id: i32,
@@ -68,6 +90,7 @@ pub struct Policy {
     pub key: NamedColumns,
     pub exclude: NamedColumns,
     pub mask: NamedColumns,
+    pub mask_paths: Vec<MaskedPath>,
     pub placeholder: Vec<u8>,
     pub options: Options,
     pub enabled: bool,
@@ -78,6 +101,8 @@ pub enum Redaction {
     None,
     Mask,
     Exclude,
+    /// Parts of it are masked.
+    Paths,
 }
 
 /// The places of threadline.captured_table's columns (sql/install/storage.sql).
@@ -95,6 +120,8 @@ mod column {
     pub const PLACEHOLDER: usize = 11;
     pub const OPTIONS: usize = 12;
     pub const ENABLED: usize = 13;
+    pub const MASK_PATHS: usize = 18;
+    pub const MASK_PATH_ATTNUMS: usize = 19;
 }
 
 /// The policy that covers a relation: that of the topmost partitioned table it belongs to, or its own: a table captured
@@ -129,6 +156,14 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
                 key: columns(column::KEY_COLUMNS, column::KEY_ATTNUMS),
                 exclude: columns(column::EXCLUDE, column::EXCLUDE_ATTNUMS),
                 mask: columns(column::MASK, column::MASK_ATTNUMS),
+                mask_paths: scan::texts_of(get(column::MASK_PATHS))
+                    .into_iter()
+                    .zip(scan::smallints_of(get(column::MASK_PATH_ATTNUMS)))
+                    .map(|(path, attnum)| {
+                        let mut steps = mask::parse(&path);
+                        MaskedPath { column: steps.remove(0), attnum, steps }
+                    })
+                    .collect(),
                 placeholder: get(column::PLACEHOLDER).payload().to_vec(),
                 options: serde_json::from_slice(&types::jsonb_text(get(column::OPTIONS))).unwrap_or_default(),
                 enabled: get(column::ENABLED).as_bool(),
@@ -185,9 +220,23 @@ impl Policy {
             Redaction::Exclude
         } else if named(&self.mask, "mask") {
             Redaction::Mask
+        } else if self.paths(column, known).next().is_some() {
+            // Where there is no document any more, all that it became is hidden.
+            if types::holds_json(column.type_oid) { Redaction::Paths } else { Redaction::Mask }
         } else {
             Redaction::None
         }
+    }
+
+    /// The paths into a column, which follow it as the masking of a whole column does.
+    pub fn paths<'p>(&'p self, column: &'p Column, known: &'p KnownNames) -> impl Iterator<Item = &'p MaskedPath> {
+        self.mask_paths.iter().filter(|path| {
+            path.column == column.name
+                || (path.attnum == column.attnum
+                    && (known.was_renamed(column)
+                        || known.was_redacted(column, "path")
+                        || known.was_redacted(column, "mask")))
+        })
     }
 
     /// The key columns' places among the root's columns, in key order.
@@ -245,6 +294,8 @@ mod tests {
                 name: (*name).into(),
                 type_name: "text".into(),
                 redact: None,
+                paths: Vec::new(),
+                placeholder: None,
             })
             .collect()
     }
@@ -259,6 +310,7 @@ mod tests {
                 names: mask.iter().map(|(name, _)| name.as_bytes().to_vec()).collect(),
                 attnums: mask.iter().map(|(_, attnum)| *attnum).collect(),
             },
+            mask_paths: Vec::new(),
             placeholder: Vec::new(),
             options: Options::default(),
             enabled: true,
@@ -299,6 +351,25 @@ mod tests {
         let policy = policy(&[("ssn", 2)]);
         assert_eq!(policy.redaction(&live(2, "ssn_old"), &KnownNames(None, &[])), Redaction::Mask);
         assert_eq!(policy.redaction(&live(1, "id"), &KnownNames(None, &[])), Redaction::None);
+    }
+
+    #[test]
+    fn paths_follow_a_renamed_column() {
+        let mut shape = recorded(&[(1, "id"), (2, "meta")]);
+        let mut policy = policy(&[]);
+        let steps = vec![b"card".to_vec()];
+        policy.mask_paths.push(MaskedPath { column: b"meta".to_vec(), attnum: 2, steps });
+        let leads_into = |shape: &[VersionColumn], attnum, name| {
+            policy.paths(&live(attnum, name), &KnownNames(Some(shape), &[])).count() == 1
+        };
+        assert!(leads_into(&shape, 2, "meta") && leads_into(&shape, 2, "details"));
+        assert!(!leads_into(&shape, 1, "id"));
+        shape[1].name = "details".into();
+        for redact in ["path", "mask"] {
+            shape[1].redact = Some(redact.into());
+            assert!(leads_into(&shape, 2, "details"), "recorded under its new name as {redact}");
+        }
+        assert_eq!(policy.redaction(&live(2, "details"), &KnownNames(None, &[])), Redaction::Mask, "a text by now");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
 use super::policy::{Image, KnownNames, Policy, Redaction};
+use crate::capture::mask;
 use crate::error::Error;
 use crate::pg::datum::{Value, for_message, text_datum};
 use crate::pg::relation::{self, Column, own_relation};
@@ -17,9 +18,40 @@ pub struct VersionColumn {
     pub name: String,
     #[serde(rename = "type")]
     pub type_name: String,
-    /// "mask" or "exclude"; absent when the column is recorded as it is.
+    /// "mask", "exclude", or "path": parts of it are hidden; absent when the column is recorded as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redact: Option<String>,
+    /// What of it is hidden, and behind what: images compare only where both are the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placeholder: Option<String>,
+}
+
+impl VersionColumn {
+    fn of(policy: &Policy, column: &Column, known: &KnownNames) -> VersionColumn {
+        let redaction = policy.redaction(column, known);
+        let (paths, placeholder) = match redaction {
+            Redaction::Paths => (
+                policy.paths(column, known).map(|path| for_message(&mask::text(&path.steps)).into_owned()).collect(),
+                Some(for_message(&policy.placeholder).into_owned()),
+            ),
+            _ => Default::default(),
+        };
+        VersionColumn {
+            attnum: column.attnum,
+            name: for_message(&column.name).into_owned(),
+            type_name: types::display_name(column.type_oid, column.type_modifier),
+            redact: match redaction {
+                Redaction::None => None,
+                Redaction::Mask => Some("mask".into()),
+                Redaction::Exclude => Some("exclude".into()),
+                Redaction::Paths => Some("path".into()),
+            },
+            paths,
+            placeholder,
+        }
+    }
 }
 
 /// A recorded shape.
@@ -59,19 +91,7 @@ pub fn latest(table_id: i32) -> Result<Option<Version>, Error> {
 
 /// The shape the table has now.
 pub fn current_columns(policy: &Policy, columns: &[Column], known: &KnownNames) -> Vec<VersionColumn> {
-    columns
-        .iter()
-        .map(|column| VersionColumn {
-            attnum: column.attnum,
-            name: for_message(&column.name).into_owned(),
-            type_name: types::display_name(column.type_oid, column.type_modifier),
-            redact: match policy.redaction(column, known) {
-                Redaction::None => None,
-                Redaction::Mask => Some("mask".into()),
-                Redaction::Exclude => Some("exclude".into()),
-            },
-        })
-        .collect()
+    columns.iter().map(|column| VersionColumn::of(policy, column, known)).collect()
 }
 
 /// The version that capture records under.
@@ -168,7 +188,14 @@ mod tests {
 
     #[test]
     fn redaction_is_left_out_when_there_is_none() {
-        let column = VersionColumn { attnum: 1, name: "id".into(), type_name: "bigint".into(), redact: None };
+        let column = VersionColumn {
+            attnum: 1,
+            name: "id".into(),
+            type_name: "bigint".into(),
+            redact: None,
+            paths: Vec::new(),
+            placeholder: None,
+        };
         assert_eq!(serde_json::to_string(&column).unwrap(), r#"{"attnum":1,"name":"id","type":"bigint"}"#);
     }
 }

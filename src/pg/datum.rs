@@ -145,6 +145,20 @@ pub fn text_datum(bytes: &[u8]) -> pg_sys::Datum {
     unsafe { pg_sys::cstring_to_text_with_len(bytes.as_ptr().cast(), bytes.len() as i32).into() }
 }
 
+/// A message of ours or of the server's as a `text` datum in the current memory context.
+pub fn message_datum(message: &str) -> pg_sys::Datum {
+    // SAFETY: converts `len` bytes of UTF-8 to the database's encoding; the result is the argument itself or a
+    // NUL-terminated copy. What the encoding lacks is an error.
+    unsafe {
+        let given = message.as_ptr().cast_mut().cast();
+        let converted = pg_sys::pg_any_to_server(given, message.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        if converted == given {
+            return text_datum(message.as_bytes());
+        }
+        pg_sys::cstring_to_text(converted).into()
+    }
+}
+
 /// A copy of a by-reference value's bytes (of a varlena: header included) in the current memory context.
 pub fn bytes_datum(image: &[u8]) -> pg_sys::Datum {
     // SAFETY: the allocation has room for the bytes copied.

@@ -82,6 +82,11 @@ pub fn smallints_of(value: super::datum::Value) -> Vec<i16> {
     elements(value, pg_sys::INT2OID, 2, true, b's').into_iter().map(|v| v.as_i16()).collect()
 }
 
+/// The elements of a one-dimensional array of text.
+pub fn texts_of(value: super::datum::Value) -> Vec<Vec<u8>> {
+    elements(value, pg_sys::TEXTOID, -1, false, b'i').into_iter().map(|v| v.payload().to_vec()).collect()
+}
+
 fn elements(
     value: super::datum::Value,
     element: pg_sys::Oid,

@@ -100,6 +100,14 @@ pub enum JsonForm {
     Special,
 }
 
+/// Whether the type's values are JSON documents, or arrays of them.
+pub fn holds_json(type_oid: pg_sys::Oid) -> bool {
+    match base_type(type_oid) {
+        pg_sys::JSONOID | pg_sys::JSONBOID => true,
+        base => matches!(json_form(base), JsonForm::Array(element) if holds_json(element)),
+    }
+}
+
 /// What the server's json_categorize_type (utils/adt/jsonfuncs.c) decides.
 pub fn json_form(base: pg_sys::Oid) -> JsonForm {
     // SAFETY: catalog look-ups; the function's OID is written, not read.
