@@ -67,8 +67,14 @@ pub fn role_name(role: pg_sys::Oid) -> String {
 /// Runs `work` with the rights of the extension's owner, and with the caller's again afterwards.
 /// An error gives them back through the abort of the (sub)transaction.
 pub fn as_owner<R>(work: impl FnOnce() -> R) -> Result<R, Error> {
-    let log = own_relation(c"change_log").ok_or_else(|| Error::StorageMissing { relation: "change_log".into() })?;
-    let owner = OpenRelation::open(log, pg_sys::AccessShareLock as i32).owner();
+    as_owner_through(c"change_log", work)
+}
+
+/// The same for work on one of our own tables, for which no other need be there.
+pub fn as_owner_through<R>(table: &core::ffi::CStr, work: impl FnOnce() -> R) -> Result<R, Error> {
+    let relid = own_relation(table)
+        .ok_or_else(|| Error::StorageMissing { relation: for_message(table.to_bytes()).into_owned() })?;
+    let owner = OpenRelation::open(relid, pg_sys::AccessShareLock as i32).owner();
     Ok(as_role(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE, work))
 }
 

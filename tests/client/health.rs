@@ -42,6 +42,7 @@ fn a_policy_drifts_when_what_it_names_changes() {
 const CHECKS: [&str; 17] = [
     "capture_triggers",
     "gaps",
+    "lost_changes",
     "coverage",
     "new_tables",
     "policy",

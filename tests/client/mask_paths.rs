@@ -177,7 +177,7 @@ fn a_renamed_column_keeps_its_paths() {
     }
     assert_eq!(last_image(&mut s, "d5"), "\"[REDACTED]\"", "what is no document any more is hidden as a whole");
     assert_secret_is_nowhere(&mut s);
-    assert_eq!(s.one("SELECT mask || ' ' || state FROM threadline.audit_policy()"), "{d5.pin} drift_detected");
+    assert_eq!(s.one("SELECT mask::text || ' ' || state FROM threadline.audit_policy()"), "{d5.pin} drift_detected");
     assert_eq!(
         s.one("SELECT f ->> 'finding' FROM threadline.audit_policy(), jsonb_array_elements(detail -> 'findings') f"),
         "path_without_json"

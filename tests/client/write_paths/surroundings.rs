@@ -160,9 +160,7 @@ fn with_role(p: &mut Path, walk: fn(&mut Path, &str) -> String) -> String {
 }
 
 fn always(s: &mut Session, table: &str) {
-    for trigger in ["threadline_capture", "threadline_truncate"] {
-        s.run(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"));
-    }
+    s.run(&format!(r#"SELECT threadline.audit_enable('{table}', options => '{{"fires": "always"}}')"#));
 }
 
 /// Three transactions of another database, applied to the path's table `t` by a subscription.
