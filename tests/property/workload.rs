@@ -264,8 +264,15 @@ impl Writer {
 
     fn compose(&mut self, tag: String) -> Statement {
         let r = &mut self.random;
-        let make =
-            |table, sql: String| Statement { table, sql, copy: None, tag: tag.clone(), tagged: true, moves: false, cancelled_after: None };
+        let make = |table, sql: String| Statement {
+            table,
+            sql,
+            copy: None,
+            tag: tag.clone(),
+            tagged: true,
+            moves: false,
+            cancelled_after: None,
+        };
         let (a, b, c) = (r.between(0, 39), r.between(0, 39), r.between(0, 9));
         let money = r.between(-99_999, 99_999) as f64 / 100.0;
         match r.below(28) {
