@@ -30,6 +30,8 @@ mod keys;
 mod limits;
 #[path = "client/mask_paths.rs"]
 mod mask_paths;
+#[path = "client/log_changes.rs"]
+mod log_changes;
 #[path = "client/memory.rs"]
 mod memory;
 #[path = "client/on_error.rs"]
