@@ -28,10 +28,10 @@ mod history;
 mod keys;
 #[path = "client/limits.rs"]
 mod limits;
-#[path = "client/mask_paths.rs"]
-mod mask_paths;
 #[path = "client/log_changes.rs"]
 mod log_changes;
+#[path = "client/mask_paths.rs"]
+mod mask_paths;
 #[path = "client/memory.rs"]
 mod memory;
 #[path = "client/on_error.rs"]

@@ -71,7 +71,7 @@ pub fn as_owner<R>(work: impl FnOnce() -> R) -> Result<R, Error> {
 }
 
 /// The same for work on one of our own tables, for which no other need be there.
-pub fn as_owner_through<R>(table: &core::ffi::CStr, work: impl FnOnce() -> R) -> Result<R, Error> {
+pub fn as_owner_through<R>(table: &'static core::ffi::CStr, work: impl FnOnce() -> R) -> Result<R, Error> {
     let relid = own_relation(table)
         .ok_or_else(|| Error::StorageMissing { relation: for_message(table.to_bytes()).into_owned() })?;
     let owner = OpenRelation::open(relid, pg_sys::AccessShareLock as i32).owner();

@@ -39,7 +39,7 @@ fn a_policy_drifts_when_what_it_names_changes() {
     assert_eq!(s.one("SELECT mask FROM threadline.audit_policy()"), "{tax_number}");
 }
 
-const CHECKS: [&str; 17] = [
+const CHECKS: [&str; 18] = [
     "capture_triggers",
     "gaps",
     "lost_changes",
