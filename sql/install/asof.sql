@@ -317,7 +317,7 @@ BEGIN ATOMIC
         WHERE a.attrelid = column_fate.p_relation AND a.attnum > 0 AND NOT a.attisdropped
     )
     SELECT p.version, p.name, p.type, p.redact, n.name, n.type,
-           -- Audit_enable records a shape when paths change, so the newest one is as images are masked now.
+           -- audit_enable records a shape when paths change, so the newest one is as images are masked now.
            p.masks <> (SELECT s.masks FROM past s
                        WHERE s.version = (SELECT max(w.version) FROM past w) AND (s.name = n.name OR s.attnum = n.attnum)
                        ORDER BY s.name = n.name DESC LIMIT 1)

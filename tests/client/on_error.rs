@@ -68,7 +68,7 @@ fn a_value_without_json_form_goes_through_and_leaves_a_gap() {
     assert_eq!(s.one("SELECT complete FROM threadline.audit_as_of('x', 1, 'infinity')"), "f");
     assert_eq!(
         s.one("SELECT complete || ' ' || gaps::text FROM threadline.audit_status() WHERE table_name = 'x'"),
-        "false {not_yet_enabled,warn_on_error}"
+        "false {warn_on_error}"
     );
     assert_eq!(s.one("SELECT status FROM threadline.audit_coverage() WHERE table_name = 'x' AND findings @> '[{\"finding\": \"changes_lost\", \"changes\": 2}]'"), "covered");
     assert_eq!(s.one("SELECT severity FROM threadline.audit_health() WHERE check_name = 'lost_changes'"), "critical");
