@@ -73,7 +73,7 @@ fn a_value_without_json_form_goes_through_and_leaves_a_gap() {
     assert_eq!(s.one("SELECT status FROM threadline.audit_coverage() WHERE table_name = 'x' AND findings @> '[{\"finding\": \"changes_lost\", \"changes\": 2}]'"), "covered");
     assert_eq!(s.one("SELECT severity FROM threadline.audit_health() WHERE check_name = 'lost_changes'"), "critical");
     s.run("DELETE FROM x WHERE id IN (2, 3)");
-    assert_eq!(s.one("SELECT threadline.replay_check('x'::regclass) ->> 'complete'"), "f");
+    assert_eq!(s.one("SELECT threadline.replay_check('x'::regclass) ->> 'complete'"), "false");
     s.run("SELECT pg_sleep(0.01); SELECT threadline.audit_enable('x')");
     assert_eq!(s.one("SELECT complete FROM threadline.audit_as_of('x', 1, 'infinity')"), "t", "a new baseline ends it");
     assert_eq!(s.one("SELECT severity FROM threadline.audit_health() WHERE check_name = 'lost_changes'"), "ok");
