@@ -21,5 +21,9 @@ crate::sql_functions! {
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
     row_image / pg_finfo_row_image => crate::history::row::row_image;
+    row_exact / pg_finfo_row_exact => crate::history::row::row_exact;
     row_key / pg_finfo_row_key => crate::history::row::row_key;
+    type_definitions / pg_finfo_type_definitions => crate::history::respelling::type_definitions;
+    respelling / pg_finfo_respelling => crate::history::respelling::respelling;
+    respell / pg_finfo_respell => crate::history::respelling::respell;
 }

@@ -80,6 +80,22 @@ CREATE FUNCTION threadline.row_image(r anyelement) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_image';
 COMMENT ON FUNCTION threadline.row_image(anyelement) IS 'A row of a captured table as capture would store it now, excluded and masked columns included: SELECT threadline.row_image(t) FROM orders t.';
 
+CREATE FUNCTION threadline.row_exact(r anyelement) RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_exact';
+COMMENT ON FUNCTION threadline.row_exact(anyelement) IS 'Internal: what capture would store beside row_image(row): {"column": text} of the values that their JSON form does not give back, NULL when there are none.';
+
+CREATE FUNCTION threadline.type_definitions(target regtype) RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'type_definitions';
+COMMENT ON FUNCTION threadline.type_definitions(regtype) IS 'Internal: the labels and attributes that the texts of a type''s values depend on, as table_version.types has them; NULL when there are none.';
+
+CREATE FUNCTION threadline.respelling(target regtype, definitions jsonb, last_definitions jsonb) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respelling';
+COMMENT ON FUNCTION threadline.respelling(regtype, jsonb, jsonb) IS 'Internal: what respell() has to do to texts of a type that were written under other definitions; NULL when nothing. last_definitions: the last that another cluster recorded, if they are its own.';
+
+CREATE FUNCTION threadline.respell(value text, recipe text) RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respell';
+COMMENT ON FUNCTION threadline.respell(text, text) IS 'Internal: a value''s text as its type spells it now, by what respelling() said.';
+
 CREATE FUNCTION threadline.row_key(r anyelement, OUT row_key bigint, OUT key text)
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_key';
 COMMENT ON FUNCTION threadline.row_key(anyelement) IS 'The key of a row of a captured table as the log stores it, and the number its index is ordered by.';

@@ -42,7 +42,8 @@ CREATE TABLE threadline.table_version (
     from_change_id bigint    NOT NULL,
     recorded_at  timestamptz NOT NULL,
     origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
-    first_xid    xid8        NOT NULL                 -- what was written by this xid or a later one has this shape
+    first_xid    xid8        NOT NULL,                -- what was written by this xid or a later one has this shape
+    types        jsonb       NOT NULL DEFAULT '{}'    -- labels and attributes of the enum and composite types in it, by the types' OIDs (src/catalog/definition.rs)
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 
@@ -105,6 +106,8 @@ CREATE TABLE threadline.expected_uncovered (
 --   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,
 --       and those whose values may be spelt otherwise than before (labels, attributes, names), NULL if there are none:
 --       the row is the last whole image before it with all deltas since (stored_change in views.sql).
+--   old_exact, new_exact: {"column": text} with what the type's output function makes of the values in old_image and new_image
+--       that do not read back from there: a float's -0, json, array bounds, jsonb null, composites, types with a cast to json. NULL when there are none.
 -- A TRUNCATE too large to record row by row is one row, a mark: op 0, key '', the least row_key there is, no image.
 -- A key change K -> L writes the update under L with old_key = K, and two helper rows: (table_id, K, op 2,
 -- old_key = L) "the row that bore K is now L", and (-table_id, L, op 2, old_key = K) "the row that bears L came from K".
@@ -120,7 +123,9 @@ CREATE TABLE threadline.change_log (
     key            text COLLATE "C" NOT NULL,
     old_key        text COLLATE "C",
     old_image      jsonb,
-    new_image      jsonb
+    new_image      jsonb,
+    old_exact      jsonb,
+    new_exact      jsonb
 ) PARTITION BY RANGE (captured_at);
 
 -- Indexes live on the leaves; every leaf is made LIKE this one. The default partition takes what no month's

@@ -118,25 +118,33 @@ WHERE pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT'
        AND pg_catalog.has_table_privilege(live.oid, 'SELECT')
        AND NOT pg_catalog.row_security_active(live.oid));
 
--- What a row is after one more change: a whole image replaces what was there, a delta adds to it.
-CREATE FUNCTION threadline.apply_image(state jsonb, is_whole boolean, image jsonb) RETURNS jsonb
+-- The exact texts of an image after columns of it were replaced: those of the columns given (the keys of an image) are the given ones.
+CREATE FUNCTION threadline.replace_exact(exact jsonb, image jsonb, replacing jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN apply_image.is_whole THEN apply_image.image
-            WHEN apply_image.image IS NULL THEN apply_image.state
-            ELSE apply_image.state OPERATOR(pg_catalog.||) apply_image.image END;
+RETURN CASE WHEN replace_exact.exact IS NULL THEN replace_exact.replacing
+            ELSE nullif((replace_exact.exact OPERATOR(pg_catalog.-) ARRAY(SELECT pg_catalog.jsonb_object_keys(replace_exact.image)))
+                        OPERATOR(pg_catalog.||) coalesce(replace_exact.replacing, '{}'), '{}') END;
 
-CREATE AGGREGATE threadline.applied_images(is_whole boolean, image jsonb) (
-    SFUNC = threadline.apply_image, STYPE = jsonb, PARALLEL = SAFE
+-- What a row is after one more change, image and exact texts: a whole image replaces what was there, a delta adds to it.
+CREATE FUNCTION threadline.apply_image(state jsonb[], is_whole boolean, image jsonb, exact jsonb) RETURNS jsonb[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN apply_image.is_whole THEN ARRAY[apply_image.image, apply_image.exact]
+            WHEN apply_image.image IS NULL THEN apply_image.state
+            ELSE ARRAY[apply_image.state[1] OPERATOR(pg_catalog.||) apply_image.image,
+                       threadline.replace_exact(apply_image.state[2], apply_image.image, apply_image.exact)] END;
+
+CREATE AGGREGATE threadline.applied_images(is_whole boolean, image jsonb, exact jsonb) (
+    SFUNC = threadline.apply_image, STYPE = jsonb[], PARALLEL = SAFE
 );
 
 -- Not granted: the log as stored, with what is still in the session's buffer.
 CREATE VIEW threadline.stored_change AS
 SELECT l.id, l.captured_at, l.row_key, l.transaction_id, l.table_id, l.statement_no, l.schema_version, l.op,
-       l.key, l.old_key, l.old_image, l.new_image
+       l.key, l.old_key, l.old_image, l.new_image, l.old_exact, l.new_exact
 FROM threadline.change_log l
 UNION ALL
 SELECT p.id, p.captured_at, p.row_key, p.transaction_id, p.table_id, p.statement_no, p.schema_version, p.op,
-       p.key, p.old_key, p.old_image, p.new_image
+       p.key, p.old_key, p.old_image, p.new_image, p.old_exact, p.new_exact
 FROM threadline.pending_changes() p;
 
 -- Not granted: the same with whole images, named, before anybody's quals.
@@ -148,8 +156,23 @@ CREATE VIEW threadline.recorded_change AS
 SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement_no, c.schema_version,
        CASE WHEN c.op = 6 THEN 5::smallint ELSE c.op END AS op,
        c.key, c.old_key, c.old_image,
-       CASE WHEN c.op <> 6 THEN c.new_image ELSE (
-           SELECT threadline.applied_images(s.op <> 6, s.new_image ORDER BY s.last_id, s.statement_no, s.op, s.id)
+       CASE WHEN c.op <> 6 THEN c.new_image ELSE d.state[1] END AS new_image,
+       t.table_schema,
+       t.table_name,
+       t.key_columns,
+       -- A mark's key is no row's.
+       CASE WHEN c.op > 0 OR c.old_image IS NOT NULL THEN threadline.key_object(t.key_columns, c.key) END AS table_pk,
+       CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
+       threadline.op_name(c.op) AS op_name,
+       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields,
+       c.old_exact,
+       CASE WHEN c.op <> 6 THEN c.new_exact ELSE d.state[2] END AS new_exact
+FROM threadline.stored_change c
+JOIN threadline.readable_table t ON t.table_id = c.table_id
+-- OFFSET 0, so that the two are made of one reading.
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN c.op = 6 THEN (
+           SELECT threadline.applied_images(s.op <> 6, s.new_image, s.new_exact ORDER BY s.last_id, s.statement_no, s.op, s.id)
            FROM (
                SELECT b.*, max(b.id) OVER (PARTITION BY b.transaction_id) AS last_id
                FROM threadline.stored_change b
@@ -175,17 +198,9 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
                          ORDER BY n.id LIMIT 1), 9223372036854775807)
            ) s
            WHERE s.transaction_id <> c.transaction_id OR (s.statement_no, s.op, s.id) <= (c.statement_no, c.op, c.id)
-       ) END AS new_image,
-       t.table_schema,
-       t.table_name,
-       t.key_columns,
-       -- A mark's key is no row's.
-       CASE WHEN c.op > 0 OR c.old_image IS NOT NULL THEN threadline.key_object(t.key_columns, c.key) END AS table_pk,
-       CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
-       threadline.op_name(c.op) AS op_name,
-       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields
-FROM threadline.stored_change c
-JOIN threadline.readable_table t ON t.table_id = c.table_id;
+       ) END AS state
+    OFFSET 0
+) d;
 
 CREATE VIEW threadline.readable_change WITH (security_barrier) AS
 SELECT * FROM threadline.recorded_change;
@@ -253,7 +268,7 @@ WHERE t.enabled
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS
 SELECT DISTINCT ON (v.table_id, v.version)
        v.table_id, t.table_schema, t.table_name, v.version, v.columns, v.key_columns, v.schema_name, v.table_name AS name_then,
-       v.from_change_id, v.recorded_at
+       v.from_change_id, v.recorded_at, v.origin, v.types
 FROM threadline.table_version v
 JOIN threadline.readable_table t ON t.table_id = v.table_id
 ORDER BY v.table_id, v.version, v.from_change_id, v.recorded_at;

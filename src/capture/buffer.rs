@@ -32,6 +32,8 @@ pub struct Pending {
     pub old_key: Option<Range<usize>>,
     pub old_image: Option<Range<usize>>,
     pub new_image: Option<Range<usize>>,
+    pub old_exact: Option<Range<usize>>,
+    pub new_exact: Option<Range<usize>>,
 }
 
 impl Pending {
@@ -42,8 +44,8 @@ impl Pending {
 
     /// What its keys and images take.
     pub fn variable_bytes(&self) -> usize {
-        let optional = [&self.old_key, &self.old_image, &self.new_image].into_iter().flatten();
-        self.key.len() + optional.map(Range::len).sum::<usize>()
+        let optional = [&self.old_key, &self.old_image, &self.new_image, &self.old_exact, &self.new_exact];
+        self.key.len() + optional.into_iter().flatten().map(Range::len).sum::<usize>()
     }
 }
 
@@ -101,6 +103,8 @@ impl Level {
                 old_key: row.old_key.map(moved),
                 old_image: row.old_image.map(moved),
                 new_image: row.new_image.map(moved),
+                old_exact: row.old_exact.map(moved),
+                new_exact: row.new_exact.map(moved),
                 ..row
             }));
         }
@@ -226,8 +230,10 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
             op: encoded.op,
             key: moved(encoded.key.text),
             old_key: encoded.old_key.as_ref().map(|old| moved(old.text.clone())),
-            old_image: encoded.old_image.map(moved),
-            new_image: encoded.new_image.map(moved),
+            old_image: encoded.old.as_ref().map(|image| moved(image.json.clone())),
+            new_image: encoded.new.as_ref().map(|image| moved(image.json.clone())),
+            old_exact: encoded.old.and_then(|image| image.exact).map(moved),
+            new_exact: encoded.new.and_then(|image| image.exact).map(moved),
         };
         if let (Some(old), Some(old_text)) = (&encoded.old_key, &row.old_key) {
             // See threadline.change_log in storage.sql: where the row went, and where it came from.
@@ -239,6 +245,8 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
                 old_key: Some(other.clone()),
                 old_image: None,
                 new_image: None,
+                old_exact: None,
+                new_exact: None,
                 ..row.clone()
             };
             let gone = helper(place.table_id, old.row_key, old_text, &row.key);

@@ -1,12 +1,12 @@
 //! What a change stores: the row's key, its images, and for an update which columns changed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use super::jsonb::{self, Keys, TooLarge};
 use super::row_key;
 use crate::catalog::plan::{Plan, PlannedColumn, SomeColumns};
-use crate::catalog::policy::Image;
+use crate::catalog::policy;
 use crate::error::Error;
 use crate::pg::canonical::{reporting, with_canonical_settings};
 use crate::pg::datum::{Value, for_message};
@@ -46,8 +46,15 @@ pub struct Encoded {
     pub op: i16,
     pub key: Key,
     pub old_key: Option<Key>,
-    pub old_image: Option<Range<usize>>,
-    pub new_image: Option<Range<usize>>,
+    pub old: Option<Image>,
+    pub new: Option<Image>,
+}
+
+/// The image of a row or of some of its columns.
+pub struct Image {
+    pub json: Range<usize>,
+    /// Of the values that the JSON form does not give back, by column, what their types' output functions say.
+    pub exact: Option<Range<usize>>,
 }
 
 thread_local! {
@@ -79,15 +86,15 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
             op: *op,
             key: key(plan, row, bytes)?,
             old_key: None,
-            old_image: None,
-            new_image: Some(whole_image(plan, row, bytes)?),
+            old: None,
+            new: Some(whole_image(plan, row, bytes)?),
         })),
         Change::Leaves(op, row) => Ok(Some(Encoded {
             op: *op,
             key: key(plan, row, bytes)?,
             old_key: None,
-            old_image: Some(whole_image(plan, row, bytes)?),
-            new_image: None,
+            old: Some(whole_image(plan, row, bytes)?),
+            new: None,
         })),
         Change::Updates { old_plan, old, new, written_by } => {
             // Partitions of a table have the same columns, so both plans list them in the same order.
@@ -111,13 +118,13 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
                 let some = !of.places.is_empty();
                 some.then(|| write(plan, &of.keys, |pair| of.places[pair], row, bytes)).transpose()
             };
-            let old_image = image(old_plan, &columns.changed, old)?;
-            let (op, new_image) = if old_key.is_none() && suffices_delta(plan, *written_by, new_key.row_key)? {
+            let old = image(old_plan, &columns.changed, old)?;
+            let (op, new) = if old_key.is_none() && suffices_delta(plan, *written_by, new_key.row_key)? {
                 (op::DELTA, image(plan, &columns.delta, new)?)
             } else {
                 (op::UPDATE, Some(whole_image(plan, new, bytes)?))
             };
-            Ok(Some(Encoded { op, key: new_key, old_key, old_image, new_image }))
+            Ok(Some(Encoded { op, key: new_key, old_key, old, new }))
         }
     })
 }
@@ -130,7 +137,7 @@ const WHOLE_ONE_IN: u64 = 16;
 /// the log in the table's present shape if it was written since that was recorded; and by lot, so that every row has its
 /// turn whoever updates it, the whole row is stored all the same.
 fn suffices_delta(plan: &Plan, written_by: Option<u64>, row_key: i64) -> Result<bool, Error> {
-    let (Image::Delta, Some(written_by)) = (plan.policy.options.image, written_by) else { return Ok(false) };
+    let (policy::Image::Delta, Some(written_by)) = (plan.policy.options.image, written_by) else { return Ok(false) };
     let lot = (written_by ^ (row_key as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
     Ok(!lot.is_multiple_of(WHOLE_ONE_IN) && written_by >= plan.version()?.first_xid)
 }
@@ -149,7 +156,7 @@ fn differs(old_column: &PlannedColumn, old: &Row, column: &PlannedColumn, new: &
 }
 
 /// The image of a whole row.
-pub fn whole_image(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Range<usize>, Error> {
+pub fn whole_image(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Image, Error> {
     write(plan, &plan.whole, |pair| pair, row, bytes)
 }
 
@@ -160,9 +167,10 @@ fn write(
     place: impl Fn(usize) -> usize,
     row: &Row,
     bytes: &mut Vec<u8>,
-) -> Result<Range<usize>, Error> {
+) -> Result<Image, Error> {
     // What an error says of the place it happened at.
     let (mut largest, at) = ((0, 0), Cell::new(0));
+    let lossy_places = RefCell::new(Vec::new());
     let mut value = |pair: usize, out: &mut Vec<u8>| {
         let place = place(pair);
         let column = &plan.columns[place];
@@ -170,28 +178,64 @@ fn write(
             return jsonb::push_string(out, &plan.policy.placeholder);
         }
         at.set(place);
-        let before = out.len();
+        let (before, mut lossy) = (out.len(), false);
         let kind = match row.get(column.index) {
-            Some(value) => column.encoder.append(value, out),
+            Some(value) => column.encoder.append(value, out, &mut lossy),
             None => jsonb::NULL,
         };
+        if lossy {
+            lossy_places.borrow_mut().push(place);
+        }
         largest = largest.max((out.len() - before, place));
         kind
     };
     let name = |place: usize| for_message(&plan.columns[place].name).into_owned();
+    let mut both = || {
+        let json = jsonb::write_object(bytes, keys, &mut value)?;
+        let lossy = lossy_places.borrow();
+        let exact = if lossy.is_empty() { None } else { Some(write_exact(plan, &lossy, row, &at, bytes)?) };
+        Ok(Image { json, exact })
+    };
     // Only the server's own forms can be refused.
     let written = if plan.needs_settings {
         reporting(
-            || jsonb::write_object(bytes, keys, &mut value),
+            both,
             |refusal| {
                 let (table, column) = (plan.table.clone(), name(at.get()));
                 Error::NoJsonForm { table, column, code: refusal.code, cause: refusal.message }.raise()
             },
         )
     } else {
-        jsonb::write_object(bytes, keys, &mut value)
+        both()
     };
     written.map_err(|TooLarge| Error::ImageTooLarge { table: plan.table.clone(), column: name(largest.1) })
+}
+
+/// Writes the exact texts of the columns at these places, which have values.
+fn write_exact(
+    plan: &Plan,
+    places: &[usize],
+    row: &Row,
+    at: &Cell<usize>,
+    bytes: &mut Vec<u8>,
+) -> Result<Range<usize>, TooLarge> {
+    let columns = plan.exact_columns(places);
+    let mut write = || {
+        jsonb::write_object(bytes, &columns.keys, |pair, out| {
+            at.set(columns.places[pair]);
+            let column = &plan.columns[columns.places[pair]];
+            if let Some(value) = row.get(column.index) {
+                column.encoder.push_exact_text(value, out);
+            }
+            jsonb::STRING
+        })
+    };
+    // What needs more than the plain settings has them already: `with_settings_of`.
+    if places.iter().any(|place| plan.columns[*place].encoder.exact_text_needs_settings()) {
+        with_canonical_settings(false, write)
+    } else {
+        write()
+    }
 }
 
 /// The key of a row, laid out as a text value.

@@ -120,7 +120,7 @@ fn mark(plan: &Plan, statement_no: i32) -> Result<(), Error> {
     let start = jsonb::begin_varlena(&mut bytes);
     let key = Key { row_key: i64::MIN, text: jsonb::end_varlena(&mut bytes, start) };
     let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
-    let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old_image: None, new_image: None };
+    let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old: None, new: None };
     buffer::add(&place, encoded, &bytes)?;
     buffer::flush()
 }

@@ -42,10 +42,10 @@ pub fn root_of(table_id: i32) -> Option<pg_sys::Oid> {
 pub fn invalidate(relid: Option<pg_sys::Oid>) {
     PLANS.with(|plans| match plans.try_borrow() {
         Ok(plans) => match relid {
-            // A partition's plan depends on its captured parent too.
+            // A partition's plan depends on its captured parent too, and a plan on its columns' composite types.
             Some(relid) => plans
                 .iter()
-                .filter(|(key, plan)| **key == relid || plan.policy.root == relid)
+                .filter(|(key, plan)| **key == relid || plan.depends_on(relid))
                 .for_each(|(_, plan)| plan.valid.set(false)),
             None => plans.values().for_each(|plan| plan.valid.set(false)),
         },

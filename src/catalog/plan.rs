@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::definition::{self, Definitions};
 use super::policy::{self, KnownNames, Policy, Redaction};
 use super::version::{self, VersionColumn};
 use crate::capture::encode::Encoder;
@@ -58,6 +59,11 @@ pub struct Plan {
     pub needs_all_settings: bool,
     /// The key half of the last update's old image: a statement changes the same columns in row after row.
     last_changed: RefCell<Option<Rc<ChangedColumns>>>,
+    /// The key half of the last image's exact texts.
+    last_exact: RefCell<Option<Rc<SomeColumns>>>,
+    /// What the enum and composite types among the columns' mean now, and the relations of those composites.
+    definitions: Definitions,
+    type_relations: Vec<pg_sys::Oid>,
     /// The present shape of the captured table, its key columns' present names, and the newest recorded one, for when capture needs its number.
     shape: Vec<VersionColumn>,
     key_names: Vec<Vec<u8>>,
@@ -74,13 +80,17 @@ impl Plan {
         let Some(policy) = policy::find(relid)? else { return Ok(None) };
         let latest = version::latest(policy.table_id)?;
         let known = KnownNames(
-            latest.as_ref().map(|version| version.columns.as_slice()),
+            latest.as_ref().map(|version| version.shape.columns.as_slice()),
             latest.as_ref().map_or(&[], |version| version.key.as_slice()),
         );
 
         // The policy speaks of the captured table; a partition may have its columns in another order.
         let root_columns = OpenRelation::open(policy.root, pg_sys::AccessShareLock as i32).columns();
         let shape = version::current_columns(&policy, &root_columns, &known);
+        let (mut definitions, mut type_relations) = (Definitions::new(), Vec::new());
+        for column in &root_columns {
+            definition::collect(column.type_oid, &mut definitions, &mut type_relations);
+        }
         let key_names: Vec<&Vec<u8>> =
             policy.key_places(&root_columns, &known)?.into_iter().map(|place| &root_columns[place].name).collect();
         let redaction = |name: &[u8]| {
@@ -128,6 +138,9 @@ impl Plan {
             needs_settings: columns.iter().any(|column| depends(&column)),
             needs_all_settings: columns.iter().filter(depends).any(|c| types::needs_all_settings(c.type_oid)),
             last_changed: RefCell::new(None),
+            last_exact: RefCell::new(None),
+            definitions,
+            type_relations,
             columns,
             shape,
             key_names: key_now,
@@ -156,6 +169,20 @@ impl Plan {
         }
     }
 
+    /// For the exact texts of the columns at these places.
+    pub fn exact_columns(&self, places: &[usize]) -> Rc<SomeColumns> {
+        let mut last = self.last_exact.borrow_mut();
+        match &*last {
+            Some(known) if known.places == places => known.clone(),
+            _ => last.insert(Rc::new(self.some_columns(places.to_vec()))).clone(),
+        }
+    }
+
+    /// Whether what changes about a relation may change the plan: the captured table, or a composite type's relation.
+    pub fn depends_on(&self, relid: pg_sys::Oid) -> bool {
+        self.policy.root == relid || self.type_relations.contains(&relid)
+    }
+
     fn some_columns(&self, places: Vec<usize>) -> SomeColumns {
         let keys = Keys::new(places.iter().map(|place| self.columns[*place].name.as_slice()));
         SomeColumns { places, keys }
@@ -166,7 +193,8 @@ impl Plan {
         if let Some(version) = self.version.get() {
             return Ok(version);
         }
-        let version = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone(), &self.key_names)?;
+        let shape = version::Shape { columns: self.shape.clone(), types: self.definitions.clone() };
+        let version = version::ensure(&self.policy, self.latest.as_ref(), shape, &self.key_names)?;
         self.version.set(Some(version));
         self.version_is_ours.set(version.is_ours);
         Ok(version)

@@ -57,23 +57,35 @@ impl OpenRelation {
 
     /// The columns that are not dropped.
     pub fn columns(&self) -> Vec<Column> {
-        let desc = self.descriptor();
         // SAFETY: the relation is open, and with it its descriptor.
-        unsafe {
-            (0..(*desc).natts as usize)
-                .map(|index| (index, &*compat::attribute(desc, index)))
-                .filter(|(_, attribute)| !attribute.attisdropped)
-                .map(|(index, attribute)| Column {
-                    index,
-                    attnum: attribute.attnum,
-                    name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
-                    type_oid: attribute.atttypid,
-                    type_modifier: attribute.atttypmod,
-                    storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
-                    virtual_generated: attribute.attgenerated as u8 == b'v',
-                })
-                .collect()
-        }
+        unsafe { columns_of(self.descriptor()) }
+    }
+}
+
+/// The attributes of a composite type that are not dropped.
+pub fn attributes_of(type_oid: pg_sys::Oid) -> Vec<Column> {
+    // SAFETY: raises an error for what is no composite type; the copy is not reference-counted.
+    unsafe { columns_of(pg_sys::lookup_rowtype_tupdesc_copy(type_oid, -1)) }
+}
+
+/// # Safety
+/// `desc` is a descriptor that lives as long as the call.
+unsafe fn columns_of(desc: pg_sys::TupleDesc) -> Vec<Column> {
+    // SAFETY: by the caller's promise; a descriptor has natts attributes.
+    unsafe {
+        (0..(*desc).natts as usize)
+            .map(|index| (index, &*compat::attribute(desc, index)))
+            .filter(|(_, attribute)| !attribute.attisdropped)
+            .map(|(index, attribute)| Column {
+                index,
+                attnum: attribute.attnum,
+                name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
+                type_oid: attribute.atttypid,
+                type_modifier: attribute.atttypmod,
+                storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
+                virtual_generated: attribute.attgenerated as u8 == b'v',
+            })
+            .collect()
     }
 }
 
