@@ -348,7 +348,7 @@ BEGIN ATOMIC
            format('nullif((coalesce(s.exact, ''{}'') - %L::text[])', coalesce(array_agg(f.name_then ORDER BY f.name_then) FILTER (WHERE f.goes OR f.is_renamed OR f.recipe IS NOT NULL OR NOT f.is_readable), '{}'))
            || coalesce(string_agg(format(' || CASE WHEN s.exact ? %2$L THEN jsonb_build_object(%1$L, s.exact -> %2$L) ELSE ''{}'' END', f.name_now, f.name_then), '' ORDER BY f.name_then)
                        FILTER (WHERE f.is_renamed AND NOT f.goes AND f.recipe IS NULL AND f.is_readable), '')
-           || coalesce(string_agg(format(' || CASE WHEN jsonb_typeof(s.image -> %2$L) <> ''null'' THEN jsonb_build_object(%1$L, threadline.respell(coalesce(s.exact ->> %2$L, s.image ->> %2$L), %3$L)) ELSE ''{}'' END', f.name_now, f.name_then, f.recipe), '' ORDER BY f.name_then)
+           || coalesce(string_agg(format(' || CASE WHEN s.exact ? %2$L OR jsonb_typeof(s.image -> %2$L) = ''string'' THEN jsonb_build_object(%1$L, threadline.respell(coalesce(s.exact ->> %2$L, s.image ->> %2$L), %3$L)) ELSE ''{}'' END', f.name_now, f.name_then, f.recipe), '' ORDER BY f.name_then)
                        FILTER (WHERE NOT f.goes AND f.recipe IS NOT NULL AND f.is_readable), '')
            || ', ''{}'')'
     FROM (

@@ -20,8 +20,11 @@ pub fn display_name(type_oid: pg_sys::Oid, modifier: i32) -> String {
     } else {
         pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY
     };
-    // SAFETY: returns a palloc'd string.
-    let text = unsafe { take_cstring(pg_sys::format_type_extended(type_oid, modifier, flags as _)) };
+    // With quote_all_identifiers a name would be another one.
+    let text = super::canonical::with_canonical_settings(false, || {
+        // SAFETY: returns a palloc'd string.
+        unsafe { take_cstring(pg_sys::format_type_extended(type_oid, modifier, flags as _)) }
+    });
     super::datum::for_message(&text).into_owned()
 }
 
