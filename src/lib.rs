@@ -24,7 +24,8 @@ extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["tri
 extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
 extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["truncate"]);
 extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
-extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
+extension_sql_file!("../sql/install/typed.sql", name = "typed", requires = ["history"]);
+extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["typed"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);

@@ -20,6 +20,8 @@ mod crash;
 mod delta;
 #[path = "client/dump.rs"]
 mod dump;
+#[path = "client/exact.rs"]
+mod exact;
 #[path = "client/health.rs"]
 mod health;
 #[path = "client/history.rs"]

@@ -198,13 +198,10 @@ fn write(
     };
     // Only the server's own forms can be refused.
     let written = if plan.needs_settings {
-        reporting(
-            both,
-            |refusal| {
-                let (table, column) = (plan.table.clone(), name(at.get()));
-                Error::NoJsonForm { table, column, code: refusal.code, cause: refusal.message }.raise()
-            },
-        )
+        reporting(both, |refusal| {
+            let (table, column) = (plan.table.clone(), name(at.get()));
+            Error::NoJsonForm { table, column, code: refusal.code, cause: refusal.message }.raise()
+        })
     } else {
         both()
     };

@@ -139,9 +139,8 @@ pub fn type_definitions(call: &mut Call) -> pg_sys::Datum {
 /// `threadline.respelling(type, definitions then, last definitions of that cluster or NULL)` → text, or NULL when
 /// nothing is to be done.
 pub fn respelling(call: &mut Call) -> pg_sys::Datum {
-    let definitions = |value: Value| -> Definitions {
-        serde_json::from_slice(&types::jsonb_text(value)).unwrap_or_default()
-    };
+    let definitions =
+        |value: Value| -> Definitions { serde_json::from_slice(&types::jsonb_text(value)).unwrap_or_default() };
     let recipe = call.oid(0).zip(call.value(1)).and_then(|(type_oid, then)| {
         let last = call.value(2).map(definitions);
         Change { then: definitions(then), last, now: definitions_of(type_oid) }.recipe(type_oid)
@@ -200,7 +199,8 @@ mod tests {
 
     #[test]
     fn in_a_restored_copy_the_last_name_leads_to_the_label() {
-        let last = Definition { name: "t".into(), by_cast: false, members: Members::Labels(labels(&[(1, "new"), (2, "b")])) };
+        let last =
+            Definition { name: "t".into(), by_cast: false, members: Members::Labels(labels(&[(1, "new"), (2, "b")])) };
         let recipe = renamed(&labels(&[(1, "old"), (2, "b")]), Some(&last), &labels(&[(77, "new"), (78, "b")]));
         assert_eq!(apply(&recipe, "old"), "new");
         assert_eq!(apply(&recipe, "b"), "b");
@@ -210,7 +210,8 @@ mod tests {
     fn attributes_keep_their_values_by_number() {
         let then = attributes(&[(1, "a"), (2, "gone"), (3, "c")]);
         let now = attributes(&[(1, "renamed"), (3, "c"), (4, "added")]);
-        let recipe = rearranged(&then, None, &now, vec![None, Some(Recipe::Labels([("x".into(), "y".into())].into())), None]);
+        let recipe =
+            rearranged(&then, None, &now, vec![None, Some(Recipe::Labels([("x".into(), "y".into())].into())), None]);
         assert_eq!(apply(&recipe, "(1,2,x)"), "(1,y,)");
         assert_eq!(apply(&recipe, "no record"), "no record");
         let renamed_only = attributes(&[(1, "z"), (2, "gone"), (3, "c")]);

@@ -190,12 +190,7 @@ pub struct ArrayParts {
     pub starts_at_one: bool,
 }
 
-pub fn array_values(
-    array: Value,
-    element: pg_sys::Oid,
-    storage: Storage,
-    align: core::ffi::c_char,
-) -> ArrayParts {
+pub fn array_values(array: Value, element: pg_sys::Oid, storage: Storage, align: core::ffi::c_char) -> ArrayParts {
     // SAFETY: the array is of the element type that storage and alignment belong to; deconstruct_array allocates its
     // results in the current context.
     unsafe {

@@ -66,7 +66,8 @@ impl Writers {
     pub fn assert_typed_rows(&mut self, r: &mut Random, table: &Table) {
         let (session, name) = (self.pick(r), table.qualified());
         let live = session.column(&format!("SELECT t::text FROM {name} t ORDER BY k"));
-        let as_of = session.column(&format!("SELECT t::text FROM threadline.audit_as_of(NULL::{name}, 'infinity') t ORDER BY k"));
+        let as_of = session
+            .column(&format!("SELECT t::text FROM threadline.audit_as_of(NULL::{name}, 'infinity') t ORDER BY k"));
         let different: Vec<_> = live.iter().zip(&as_of).filter(|(l, a)| l != a).take(2).collect();
         assert!(
             live.len() == as_of.len() && different.is_empty(),
