@@ -88,9 +88,9 @@ CREATE FUNCTION threadline.type_definitions(target regtype) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'type_definitions';
 COMMENT ON FUNCTION threadline.type_definitions(regtype) IS 'Internal: the labels and attributes that the texts of a type''s values depend on, as table_version.types has them; NULL when there are none.';
 
-CREATE FUNCTION threadline.respelling(target regtype, definitions jsonb, last_definitions jsonb) RETURNS text
+CREATE FUNCTION threadline.respelling(target regtype, definitions jsonb, later_definitions jsonb) RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respelling';
-COMMENT ON FUNCTION threadline.respelling(regtype, jsonb, jsonb) IS 'Internal: what respell() has to do to texts of a type that were written under other definitions; NULL when nothing. last_definitions: the last that another cluster recorded, if they are its own.';
+COMMENT ON FUNCTION threadline.respelling(regtype, jsonb, jsonb) IS 'Internal: what respell() has to do to texts of a type that were written under other definitions; NULL when nothing. later_definitions: an array of what was recorded after them.';
 
 CREATE FUNCTION threadline.respell(value text, recipe text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respell';

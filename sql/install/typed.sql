@@ -9,7 +9,7 @@ RETURNS TABLE (version integer, name_then text, type_then text, redact text, nam
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH past AS (
-        SELECT v.version, v.types, v.origin, c.attnum, c.name, c.type, c.redact
+        SELECT v.version, v.types, c.attnum, c.name, c.type, c.redact
         FROM threadline.readable_version v
         CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (attnum smallint, name text, type text, redact text)
         WHERE v.table_id = column_fate.p_table_id
@@ -17,11 +17,6 @@ BEGIN ATOMIC
         SELECT max(p.version) AS version
         FROM past p
         WHERE p.attnum > (SELECT c.relnatts FROM pg_class c WHERE c.oid = column_fate.p_relation)
-    ), elsewhere AS (
-        SELECT DISTINCT ON (v.origin) v.origin, v.types
-        FROM threadline.readable_version v
-        WHERE v.table_id = column_fate.p_table_id AND v.origin <> threadline.origin()
-        ORDER BY v.origin, v.version DESC
     ), present AS MATERIALIZED (
         SELECT a.attnum, a.attname::text AS name, a.atttypid, format_type(a.atttypid, a.atttypmod) AS type,
                threadline.type_definitions(a.atttypid) AS definitions
@@ -29,12 +24,13 @@ BEGIN ATOMIC
         WHERE a.attrelid = column_fate.p_relation AND a.attnum > 0 AND NOT a.attisdropped
     )
     SELECT p.version, p.name, p.type, p.redact, n.name, n.type, d.redefined,
-           CASE WHEN d.redefined THEN threadline.respelling(n.atttypid, p.types, e.types) END
+           CASE WHEN d.redefined THEN
+               threadline.respelling(n.atttypid, p.types, (SELECT jsonb_agg(v.types ORDER BY v.version) FROM threadline.readable_version v
+                                                           WHERE v.table_id = column_fate.p_table_id AND v.version > p.version)) END
     FROM past p
     CROSS JOIN restored r
     LEFT JOIN past l ON l.version = r.version AND l.attnum = p.attnum AND p.version <= r.version
     LEFT JOIN present n ON CASE WHEN p.version <= r.version THEN n.name = l.name ELSE n.attnum = p.attnum END
-    LEFT JOIN elsewhere e ON e.origin = p.origin
     CROSS JOIN LATERAL (
         SELECT EXISTS (SELECT FROM jsonb_each(n.definitions) m WHERE p.types -> m.key IS DISTINCT FROM m.value) AS redefined
     ) d;

@@ -268,7 +268,7 @@ WHERE t.enabled
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS
 SELECT DISTINCT ON (v.table_id, v.version)
        v.table_id, t.table_schema, t.table_name, v.version, v.columns, v.key_columns, v.schema_name, v.table_name AS name_then,
-       v.from_change_id, v.recorded_at, v.origin, v.types
+       v.from_change_id, v.recorded_at, v.types
 FROM threadline.table_version v
 JOIN threadline.readable_table t ON t.table_id = v.table_id
 ORDER BY v.table_id, v.version, v.from_change_id, v.recorded_at;
