@@ -449,7 +449,7 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function.signature, CASE
             WHEN v_function.pronargs = 2 THEN
-                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Renamed columns are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
+                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
             WHEN v_function.proname = 'audit_as_of' THEN
                 'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
             ELSE

@@ -43,7 +43,7 @@ CREATE TABLE threadline.table_version (
     recorded_at  timestamptz NOT NULL,
     origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
     first_xid    xid8        NOT NULL,                -- what was written by this xid or a later one has this shape
-    types        jsonb       NOT NULL DEFAULT '{}'    -- labels and attributes of the enum and composite types in it, by the types' OIDs (src/catalog/definition.rs)
+    types        jsonb       NOT NULL DEFAULT '{}'    -- labels, attributes and casts to json of the types in it, by the types' OIDs (src/catalog/definition.rs)
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 
