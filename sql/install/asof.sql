@@ -324,7 +324,7 @@ $$;
 CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 -- Texts are read in the settings they were written in.
-SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
@@ -341,7 +341,7 @@ $$;
 CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 -- Texts are read in the settings they were written in.
-SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_table record;

@@ -290,7 +290,7 @@ $$;
 
 CREATE FUNCTION threadline.replay_check(target regclass) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
-SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_table record;
