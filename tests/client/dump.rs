@@ -160,7 +160,7 @@ fn exact_values_and_renamed_labels_come_along() {
          CREATE TABLE t (id int PRIMARY KEY, f float8, m mood, p pair, ms mood[]); SELECT threadline.audit_enable('t');
          INSERT INTO t VALUES (1, '-0', 'sad', ROW(1, '-0', 'sad'), '[0:1]={sad,ok}')",
     );
-    old.run("ALTER TYPE mood RENAME VALUE 'sad' TO 'glum'; ALTER TYPE pair DROP ATTRIBUTE gone; ALTER TYPE pair RENAME f TO g");
+    old.run("ALTER TYPE mood RENAME VALUE 'sad' TO 'glum'; ALTER TYPE pair DROP ATTRIBUTE gone; ALTER TYPE pair RENAME ATTRIBUTE f TO g");
     old.run("INSERT INTO t VALUES (2, 0, 'glum', ROW('-0', 'glum'), '{glum}')");
     let rows = "SELECT r::text FROM threadline.audit_as_of(NULL::t, 'infinity') r ORDER BY id";
     let wanted = ["(1,-0,glum,\"(-0,glum)\",\"[0:1]={glum,ok}\")", "(2,0,glum,\"(-0,glum)\",{glum})"];
@@ -174,7 +174,7 @@ fn exact_values_and_renamed_labels_come_along() {
         s.assert_replay_holds("t");
         // The copy tells by its own numbers what becomes of what the source recorded.
         s.run("UPDATE t SET f = 1 WHERE id = 2");
-        s.run("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TYPE pair RENAME g TO h");
+        s.run("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TYPE pair RENAME ATTRIBUTE g TO h");
         assert_eq!(s.column(rows), s.column("SELECT t::text FROM t ORDER BY id"));
         s.assert_replay_holds("t");
         s.run("UPDATE t SET m = 'fine' WHERE id = 1");
