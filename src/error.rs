@@ -137,6 +137,10 @@ impl Error {
                 t = literal(table)
             )),
             Error::WrongKey { table, columns, .. } => Some(match columns.as_slice() {
+                [] => format!(
+                    "Give the whole row as a JSON object: SELECT * FROM threadline.audit_history({t}, to_jsonb(t)) FROM {table} AS t; or its table_pk.",
+                    t = literal(table)
+                ),
                 [one] => format!("The key of {table} is \"{one}\": give its value, or '{{\"{one}\": …}}'."),
                 many => {
                     let fields: Vec<String> = many.iter().map(|c| format!("\"{c}\": …")).collect();

@@ -20,6 +20,8 @@ mod crash;
 mod delta;
 #[path = "client/dump.rs"]
 mod dump;
+#[path = "client/full_row.rs"]
+mod full_row;
 #[path = "client/health.rs"]
 mod health;
 #[path = "client/history.rs"]

@@ -76,6 +76,14 @@ CREATE FUNCTION threadline.table_lookup(target regclass) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_lookup';
 COMMENT ON FUNCTION threadline.table_lookup(regclass) IS 'Internal: the captured table that a relation is, or is a partition of. Error 42704: it has never been under capture.';
 
+CREATE FUNCTION threadline.digest_row_key(digest text) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'digest_row_key';
+COMMENT ON FUNCTION threadline.digest_row_key(text) IS 'Internal: the number under which the log''s index has the digest of a row of a table without a key.';
+
+CREATE FUNCTION threadline.present_shape(target regclass) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'present_shape';
+COMMENT ON FUNCTION threadline.present_shape(regclass) IS 'Internal: the columns of a captured table as table_version would record them now. Error 42704: it has never been under capture.';
+
 CREATE FUNCTION threadline.row_image(r anyelement) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_image';
 COMMENT ON FUNCTION threadline.row_image(anyelement) IS 'A row of a captured table as capture would store it now, excluded and masked columns included: SELECT threadline.row_image(t) FROM orders t.';

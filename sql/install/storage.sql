@@ -15,7 +15,7 @@ CREATE TABLE threadline.captured_table (
     origin         bigint      NOT NULL,              -- system identifier of the cluster that wrote the row
     schema_name    name        NOT NULL,              -- as last recorded
     table_name     name        NOT NULL,
-    key_columns    name[]      NOT NULL,
+    key_columns    name[]      NOT NULL,              -- empty: the whole row is the key (full_row.sql)
     key_attnums    int2[]      NOT NULL,
     exclude        name[]      NOT NULL DEFAULT '{}',
     exclude_attnums int2[]     NOT NULL DEFAULT '{}',
@@ -27,7 +27,8 @@ CREATE TABLE threadline.captured_table (
     enabled_at     timestamptz NOT NULL,              -- first put under capture
     disabled_at    timestamptz,                       -- NULL while enabled
     has_deltas     boolean     NOT NULL DEFAULT false, -- was ever captured with delta images
-    by_schema      boolean     NOT NULL DEFAULT false -- put under capture with its schema: given up rather than stop writes when its key goes
+    by_schema      boolean     NOT NULL DEFAULT false, -- put under capture with its schema: given up rather than stop writes when its key goes
+    rekeyed        boolean     NOT NULL DEFAULT false -- once captured under other key columns: a change's are those of its shape
 );
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
@@ -99,7 +100,8 @@ CREATE TABLE threadline.expected_uncovered (
 --   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update, 6 update with a delta. Within one statement of one
 --       transaction what leaves a key sorts before what arrives at it, so (statement_no, op, id) orders
 --       a row's changes inside a transaction, and id orders them across transactions.
---   key: the key column's text; with several key columns a JSON array of their texts.
+--   key: the key column's text; with several key columns a JSON array of their texts; with none the digest of the
+--       recorded row (digest_key in src/capture/image.rs), one for all identical rows.
 --   row_key: order-preserving summary of key, for the index; key decides equality.
 --   old_image: UPDATE the old values of changed columns (NULL: nothing changed), DELETE and TRUNCATE the whole old row.
 --   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,
