@@ -52,5 +52,7 @@ mod support;
 mod triggers;
 #[path = "client/truncate.rs"]
 mod truncate;
+#[path = "client/upgrade.rs"]
+mod upgrade;
 #[path = "client/write_paths.rs"]
 mod write_paths;

@@ -152,7 +152,7 @@ $$;
 -- A row of a table without a key: present while there is a copy of it.
 CREATE FUNCTION threadline.counted_row_state(p_table_id integer, p_row_key bigint, p_key text, p_horizon bigint, p_at timestamptz)
 RETURNS threadline.audit_row_state
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
@@ -334,7 +334,7 @@ $$;
 
 -- Checks shared by the whole-table forms; returns the first change that counts.
 CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint) RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
@@ -422,7 +422,7 @@ END
 $$;
 
 CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
@@ -439,7 +439,7 @@ END
 $$;
 
 CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     v_table record;
@@ -527,7 +527,7 @@ END
 $$;
 
 CREATE FUNCTION threadline.audit_table_as_of(table_name text, at timestamptz) RETURNS SETOF threadline.audit_table_state_row
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET jit = off
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_table_as_of.at);
@@ -554,7 +554,7 @@ BEGIN
             WHEN v_function.pronargs = 2 THEN
                 'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Renamed columns are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
             WHEN v_function.proname = 'audit_as_of' THEN
-                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
+                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
             ELSE
                 'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).'
         END);

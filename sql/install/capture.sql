@@ -489,7 +489,7 @@ BEGIN
        AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key_changed
             OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id)
             OR threadline.gap_since_baseline(was.table_id)
-            OR cardinality(key) = 0 AND threadline.digests_outdated(was.table_id, enable_capture.target))
+            OR threadline.keys_outdated(was.table_id, enable_capture.target))
     THEN
         PERFORM threadline.take_baseline(was.table_id, enable_capture.target);
     END IF;

@@ -160,7 +160,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE f.value ->> 'finding'
-               WHEN 'no_primary_key' THEN 'it has no primary key: see key_columns and the option "key": "full_row" of audit_enable'
+               WHEN 'no_primary_key' THEN 'it has no primary key: audit_enable needs key_columns or options {"key": "full_row"}'
                WHEN 'deferrable_primary_key' THEN 'its primary key is deferrable'
                WHEN 'foreign_partition' THEN format('its partition %s is a foreign table', f.value ->> 'table')
                WHEN 'key_column_dropped' THEN 'a column of its key was dropped: writes to it fail'

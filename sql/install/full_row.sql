@@ -135,7 +135,7 @@ END;
 
 -- key_lookup for every key that the public functions take: of a table without a key also a whole row, as a JSON object.
 CREATE FUNCTION threadline.key_given(p_target regclass, p_given text, OUT table_id integer, OUT row_key bigint, OUT key text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     v_row jsonb;
@@ -170,7 +170,7 @@ BEGIN
                 ERRCODE = 'invalid_parameter_value',
                 MESSAGE = format('wrong row key for table %s', threadline.qualified_name(v_relation)),
                 DETAIL = concat_ws(' ', 'The table has no key, so the object must name every recorded column.',
-                                   format('Missing: %s.', v_missing), format('Unknown: %s.', v_unknown)),
+                                   'Missing: ' || v_missing || '.', 'Unknown: ' || v_unknown || '.'),
                 HINT = format('SELECT h.* FROM %1$s AS r CROSS JOIN LATERAL threadline.audit_history(%1$L, threadline.row_image(r)) AS h;',
                               threadline.qualified_name(v_relation));
         END IF;
@@ -179,13 +179,14 @@ BEGIN
 END
 $$;
 
--- Whether only a new baseline makes the digests recorded and those made now comparable.
-CREATE FUNCTION threadline.digests_outdated(p_table_id integer, p_relation regclass) RETURNS boolean
+-- Whether only a new baseline makes the keys recorded and those of now comparable.
+CREATE FUNCTION threadline.keys_outdated(p_table_id integer, p_relation regclass) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT threadline.shape_differs(digests_outdated.p_table_id, digests_outdated.p_relation, NULL)
+    SELECT (threadline.is_full_row(keys_outdated.p_table_id)
+            AND threadline.shape_differs(keys_outdated.p_table_id, keys_outdated.p_relation, NULL))
         OR EXISTS (SELECT FROM threadline.readable_gap g
-                   WHERE g.table_id = digests_outdated.p_table_id AND g.reason = 'shape_changed' AND g.until_at = 'infinity');
+                   WHERE g.table_id = keys_outdated.p_table_id AND g.reason = 'shape_changed' AND g.until_at = 'infinity');
 END;
 
 -- The check of such a table: parameters and result as comparison_statement, with $4 whether its digests are those of the record.

@@ -249,7 +249,7 @@ END
 $$;
 
 CREATE FUNCTION threadline.replay_check(target regclass) RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET timezone = 'UTC'
 AS $$
 DECLARE
     v_table record;

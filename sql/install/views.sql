@@ -181,24 +181,18 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
        ) END AS new_image,
        t.table_schema,
        t.table_name,
-       CASE WHEN t.rekeyed THEN k.key_columns ELSE t.key_columns END AS key_columns,
-       -- A mark's key is no row's.
+       CASE WHEN t.rekeyed THEN (SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1) ELSE t.key_columns END AS key_columns,
+       -- A mark's key is no row's. The key columns of then are looked up only where they were others.
        CASE WHEN c.op = 0 AND c.old_image IS NULL THEN NULL
-            WHEN t.rekeyed THEN threadline.key_object(k.key_columns, c.key)
+            WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.key)
             ELSE threadline.key_object(t.key_columns, c.key) END AS table_pk,
        CASE WHEN c.op <> 5 THEN NULL
-            WHEN t.rekeyed THEN threadline.key_object(k.key_columns, c.old_key)
+            WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.old_key)
             ELSE threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
        threadline.op_name(c.op) AS op_name,
        CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields
 FROM threadline.stored_change c
-JOIN threadline.readable_table t ON t.table_id = c.table_id
-LEFT JOIN LATERAL (
-    SELECT v.key_columns
-    FROM threadline.table_version v
-    WHERE t.rekeyed AND v.table_id = c.table_id AND v.version = c.schema_version
-    LIMIT 1
-) k ON true;
+JOIN threadline.readable_table t ON t.table_id = c.table_id;
 
 CREATE VIEW threadline.readable_change WITH (security_barrier) AS
 SELECT * FROM threadline.recorded_change;
@@ -248,6 +242,26 @@ RETURN (SELECT coalesce(string_agg(concat_ws(' ', c.attnum, c.type), ', ' ORDER 
         FROM jsonb_to_recordset(digested_shape.columns) AS c (attnum smallint, type text, redact text)
         WHERE c.redact IS NULL);
 
+-- The types of key columns, as far as they decide how a key is spelt.
+CREATE FUNCTION threadline.key_kinds(columns jsonb, key_columns name[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN ARRAY(SELECT CASE WHEN c.type IN ('smallint', 'integer', 'bigint') THEN 'integer'
+                         WHEN c.type = 'text' OR starts_with(c.type, 'character varying') THEN 'text'
+                         WHEN starts_with(c.type, 'numeric') THEN 'numeric'
+                         ELSE c.type END
+             FROM unnest(key_kinds.key_columns) WITH ORDINALITY AS k (name, n)
+             LEFT JOIN jsonb_to_recordset(key_kinds.columns) AS c (name text, type text) ON c.name = k.name
+             ORDER BY k.n);
+
+-- Whether rows have the key they had after their key columns became of other types: integers and uuids are spelt the
+-- same as text, and found in the same place (plain in src/capture/row_key.rs).
+CREATE FUNCTION threadline.keeps_keys(before text[], after text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN before = after
+    OR NOT EXISTS (SELECT FROM unnest(before, after) AS k (b, a)
+                   WHERE a IS DISTINCT FROM b
+                     AND NOT coalesce(b = 'integer' AND a IN ('numeric', 'text') OR b = 'uuid' AND a = 'text', false));
+
 -- What the catalogs show to be wrong now is a gap whether or not anybody has looked before: see observe_capture.
 CREATE VIEW threadline.readable_gap WITH (security_barrier) AS
 SELECT g.table_id, t.table_schema, t.table_name, g.reason,
@@ -269,20 +283,25 @@ LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
 WHERE t.enabled
   AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL)
 UNION ALL
--- Digests recorded before and after a change of shape do not meet: see full_row.sql.
+-- The recorded keys of one row before and after a change of shape do not meet: digests (full_row.sql), or keys that are
+-- spelt otherwise now.
 SELECT t.table_id, t.table_schema, t.table_name, 'shape_changed', s.recorded_at,
        coalesce((SELECT min(b.taken_at) FROM threadline.baseline b WHERE b.table_id = t.table_id AND b.first_change_id > s.from_change_id), 'infinity'),
        jsonb_build_object('schema_version', s.version)
 FROM threadline.readable_table t
 CROSS JOIN LATERAL (
-    SELECT v.version, v.from_change_id, v.recorded_at, threadline.digested_shape(v.columns) AS shape,
-           lag(threadline.digested_shape(v.columns)) OVER w AS shape_before,
-           pg_catalog.cardinality(v.key_columns) + lag(pg_catalog.cardinality(v.key_columns)) OVER w AS key_columns
+    SELECT v.version, v.from_change_id, v.recorded_at, v.columns, v.key_columns,
+           lag(v.columns) OVER w AS columns_before, lag(v.key_columns) OVER w AS key_columns_before
     FROM threadline.table_version v
     WHERE v.table_id = t.table_id
     WINDOW w AS (ORDER BY v.version, v.from_change_id)
 ) s
-WHERE (pg_catalog.cardinality(t.key_columns) = 0 OR t.rekeyed) AND s.key_columns = 0 AND s.shape <> s.shape_before;
+WHERE s.columns <> s.columns_before
+  AND CASE WHEN pg_catalog.cardinality(s.key_columns) <> pg_catalog.cardinality(s.key_columns_before) THEN false
+           WHEN pg_catalog.cardinality(s.key_columns) = 0
+               THEN threadline.digested_shape(s.columns) <> threadline.digested_shape(s.columns_before)
+           ELSE NOT threadline.keeps_keys(threadline.key_kinds(s.columns_before, s.key_columns_before),
+                                          threadline.key_kinds(s.columns, s.key_columns)) END;
 
 -- Two sessions may have recorded the same version: see table_version.
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS
@@ -341,10 +360,10 @@ LEFT JOIN LATERAL (
     SELECT max(s.taken_at) AS baseline_at FROM threadline.baseline s WHERE s.table_id = t.table_id
 ) b ON true;
 COMMENT ON VIEW threadline.audit_tables IS
-    'Tables under capture, now or once (enabled false): key and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
+    'Tables under capture, now or once (enabled false): key (empty: the whole row) and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
 
 CREATE VIEW threadline.audit_gaps WITH (security_barrier) AS
 SELECT g.table_schema, g.table_name, g.reason, g.since_at, g.until_at, g.detail
 FROM threadline.readable_gap g;
 COMMENT ON VIEW threadline.audit_gaps IS
-    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error, shape_changed (a table without a key: rows recorded before and after cannot be matched until the next baseline). until_at infinity: still so.';
+    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error, shape_changed (the keys recorded before and after cannot be matched until the next baseline: of a table without a key, or whose key columns are of other types). until_at infinity: still so.';

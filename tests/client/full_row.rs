@@ -75,7 +75,8 @@ fn identical_rows_are_counted() {
 
 #[test]
 fn a_key_is_small_and_finds_its_row() {
-    let (_db, mut s) = table("full_row_key", "a int, doc jsonb, full_row text, n numeric, d date, big text, f float8[]");
+    let (_db, mut s) =
+        table("full_row_key", "a int, doc jsonb, full_row text, n numeric, d date, big text, f float8[]");
     s.run("INSERT INTO t SELECT 1, '{\"x\": [1, {\"y\": null}]}', 'it''s', 1.50, '2024-02-29', string_agg(md5(g::text), ''), '{1.5,NULL}' FROM generate_series(1, 2000) g");
     s.run("UPDATE t SET a = 2");
     assert_eq!(s.number("SELECT max(length(table_pk::text)) FROM threadline.audit_changes"), 56);
@@ -87,7 +88,11 @@ fn a_key_is_small_and_finds_its_row() {
         "(SELECT to_jsonb(t) FROM t)",
         "(SELECT threadline.row_image(t) FROM t)",
     ] {
-        assert_eq!(s.column(&format!("SELECT op FROM threadline.audit_history('t', {key})")), ["update", "insert"], "{key}");
+        assert_eq!(
+            s.column(&format!("SELECT op FROM threadline.audit_history('t', {key})")),
+            ["update", "insert"],
+            "{key}"
+        );
         assert_eq!(
             s.one(&format!("SELECT status FROM threadline.audit_as_of('t', {key}, 'infinity')")),
             "present",
@@ -131,11 +136,20 @@ fn what_is_asked_for_must_fit() {
     s.run("CREATE TABLE t (a int NOT NULL UNIQUE, b int)");
     let without = s.refused("SELECT threadline.audit_enable('t')", &["42P16"]);
     assert!(without.hint.contains("full_row"), "{without:?}");
-    s.refused("SELECT threadline.audit_enable('t', key_columns => '{a}', options => '{\"key\": \"full_row\"}')", &["22023"]);
-    s.refused("SELECT threadline.audit_enable('t', options => '{\"key\": \"full_row\", \"image\": \"delta\"}')", &["22023"]);
+    s.refused(
+        "SELECT threadline.audit_enable('t', key_columns => '{a}', options => '{\"key\": \"full_row\"}')",
+        &["22023"],
+    );
+    s.refused(
+        "SELECT threadline.audit_enable('t', options => '{\"key\": \"full_row\", \"image\": \"delta\"}')",
+        &["22023"],
+    );
     s.refused("SELECT threadline.audit_enable('t', options => '{\"key\": \"a\"}')", &["22023"]);
     s.run(ENABLE);
-    assert_eq!(s.one("SELECT status || ' ' || findings::text FROM threadline.audit_coverage() WHERE table_name = 't'"), r#"covered [{"finding": "full_row_key"}]"#);
+    assert_eq!(
+        s.one("SELECT status || ' ' || findings::text FROM threadline.audit_coverage() WHERE table_name = 't'"),
+        r#"covered [{"finding": "full_row_key"}]"#
+    );
     assert_eq!(s.one("SELECT state FROM threadline.audit_policy()"), "config_matches_deployed");
     assert_eq!(s.one("SELECT complete FROM threadline.audit_status()"), "t");
     // A better key is taken when there is one, and named columns win over the whole row.
@@ -163,17 +177,25 @@ fn a_table_that_gets_a_primary_key_moves_to_it() {
     s.run(ENABLE);
     s.run("UPDATE t SET c = 1 WHERE a = 1");
     s.assert_replay_holds("t");
-    assert_eq!(s.one("SELECT table_pk FROM threadline.audit_changes ORDER BY id DESC LIMIT 1"), r#"{"a": "1", "b": "1"}"#);
+    assert_eq!(
+        s.one("SELECT table_pk FROM threadline.audit_changes ORDER BY id DESC LIMIT 1"),
+        r#"{"a": "1", "b": "1"}"#
+    );
     // What was recorded before stays as it was, each change with the key of its time.
     assert_eq!(as_of(&mut s, &twice), ["(1,1,)", "(1,1,)"]);
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes WHERE table_pk ? 'full_row'"), 7);
     assert_eq!(
-        s.one(&format!("SELECT complete FROM threadline.audit_as_of('t', '{{\"a\": 1, \"b\": 1}}'::jsonb, '{twice}'::timestamptz)")),
+        s.one(&format!(
+            "SELECT complete FROM threadline.audit_as_of('t', '{{\"a\": 1, \"b\": 1}}'::jsonb, '{twice}'::timestamptz)"
+        )),
         "f",
         "the key of now says nothing of then"
     );
-    assert_eq!(s.column("SELECT DISTINCT complete FROM threadline.audit_history('t', '{\"a\": 1, \"b\": 1}'::jsonb)"), ["f"]);
-    s.rows("SELECT threadline.incident_bundle(id), threadline.change_summary(lower(change_ids)) FROM threadline.audit_transactions");
+    assert_eq!(
+        s.column("SELECT DISTINCT complete FROM threadline.audit_history('t', '{\"a\": 1, \"b\": 1}'::jsonb)"),
+        ["f"]
+    );
+    s.rows("SELECT threadline.incident_bundle(x.id), threadline.change_summary(c.id) FROM threadline.audit_transactions x JOIN threadline.audit_changes c ON c.transaction_id = x.id");
 }
 
 #[test]
@@ -199,15 +221,22 @@ fn a_changed_shape_is_a_gap_until_the_next_baseline() {
     assert!(s.one("SELECT detail FROM threadline.audit_health() WHERE check_name = 'gaps'").contains("shape_changed"));
     s.run("SET threadline.incomplete = error");
     s.refused("SELECT * FROM threadline.audit_as_of(NULL::t, 'infinity')", &["55000"]);
-    s.refused("SELECT * FROM threadline.audit_row_as_of(NULL::t, '{\"a\": 1, \"c\": 1, \"d\": null}'::jsonb, 'infinity')", &["55000"]);
+    s.refused(
+        "SELECT * FROM threadline.audit_row_as_of(NULL::t, '{\"a\": 1, \"c\": 1, \"d\": null}'::jsonb, 'infinity')",
+        &["55000"],
+    );
     assert_eq!(as_of(&mut s, &before), ["(1,1,)", "(1,1,)"], "what was before is known");
     s.run("SELECT threadline.audit_enable('t')");
     s.assert_replay_holds("t");
     assert_eq!(as_of(&mut s, "infinity"), ["(1,1,)"]);
-    assert_eq!(s.one("SELECT complete FROM threadline.audit_status()"), "t");
+    assert_eq!(s.one("SELECT gaps FROM threadline.audit_status()"), "{shape_changed}", "it was one");
     assert_eq!(s.one("SELECT severity FROM threadline.audit_health() WHERE check_name = 'gaps'"), "ok");
     s.run("SELECT threadline.audit_enable('t')");
-    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes WHERE op = 'snapshot'"), 1, "a rerun does nothing");
+    assert_eq!(
+        s.number("SELECT count(*) FROM threadline.audit_changes WHERE op = 'snapshot'"),
+        1,
+        "a rerun does nothing"
+    );
     // A column that went and came back is another column; a new type changes the rows.
     for change in ["DROP COLUMN d, ADD COLUMN d int", "ALTER COLUMN a TYPE bigint"] {
         s.run(&format!("ALTER TABLE t {change}; INSERT INTO t VALUES (5, 5, 5)"));
@@ -215,7 +244,10 @@ fn a_changed_shape_is_a_gap_until_the_next_baseline() {
         s.run("SELECT threadline.audit_enable('t')");
         s.assert_replay_holds("t");
     }
-    assert_eq!(status(&mut s, r#"{"a": 1, "c": 1}"#, &before).as_str(), "deleted false", "asked by a shape of then");
+    s.refused("SELECT * FROM threadline.audit_history('t', '{\"a\": 1, \"c\": 1}'::jsonb)", &["22023"]);
+    let then = s.one("SELECT table_pk FROM threadline.audit_changes ORDER BY id LIMIT 1");
+    assert_eq!(status(&mut s, &then, &before), "present true", "by its digest of then");
+    assert_eq!(status(&mut s, &then, "infinity"), "deleted true");
 }
 
 #[test]
@@ -229,7 +261,9 @@ fn what_went_unrecorded_shows_in_the_counts() {
     );
     s.run("DELETE FROM t WHERE a = 2");
     assert_eq!(
-        s.column("SELECT DISTINCT invariant FROM threadline.replay_violations(threadline.replay_check('t')) ORDER BY 1"),
+        s.column(
+            "SELECT DISTINCT invariant FROM threadline.replay_violations(threadline.replay_check('t')) ORDER BY 1"
+        ),
         ["history_equals_table", "history_is_continuous"]
     );
     assert_eq!(status(&mut s, r#"{"a": 2}"#, "infinity"), "deleted false");
@@ -251,7 +285,10 @@ fn neighbours_of_a_change_are_the_rows_own() {
          FROM threadline.audit_transactions x CROSS JOIN LATERAL jsonb_array_elements(threadline.incident_bundle(x.id) -> 'changes') c
          ORDER BY (c -> 'audit_change' ->> 'id')::bigint",
     );
-    assert_eq!(neighbours, ["insert: - delete", "insert: - delete", "delete: insert -", "update: insert delete", "delete: update -"]);
+    assert_eq!(
+        neighbours,
+        ["insert: - delete", "insert: - delete", "delete: insert -", "update: insert delete", "delete: update -"]
+    );
     assert!(s.one("SELECT threadline.change_summary(max(id)) FROM threadline.audit_changes").starts_with("t "));
 }
 
@@ -324,7 +361,7 @@ fn random_work(stem: &str, create: &str, options: &str) {
         (state >> 33) % below
     };
     let mut moments = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..20 {
         s.run("BEGIN");
         for _ in 0..=random(3) {
             s.run(STATEMENTS[random(STATEMENTS.len() as u64) as usize]);
@@ -337,8 +374,11 @@ fn random_work(stem: &str, create: &str, options: &str) {
     }
     s.assert_replay_holds("t");
     s.run("SET threadline.incomplete = error");
-    for (at, rows) in &moments {
+    for (no, (at, rows)) in moments.iter().enumerate() {
         assert_eq!(&as_of(&mut s, at), rows, "seed {seed}, at {at}");
+        if no % 5 > 0 {
+            continue;
+        }
         let mut distinct = rows.clone();
         distinct.dedup();
         let present = s.number(&format!(
