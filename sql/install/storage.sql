@@ -31,6 +31,25 @@ CREATE TABLE threadline.captured_table (
     rekeyed        boolean     NOT NULL DEFAULT false -- once captured under other key columns: a change's are those of its shape
 );
 
+-- The columns whose values make the digest of a row of a table without a key, as far as a change of them changes digests.
+CREATE FUNCTION threadline.digested_shape(columns jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN (SELECT coalesce(string_agg(concat_ws(' ', c.attnum::text, c.type), ', ' ORDER BY c.attnum), '')
+        FROM jsonb_to_recordset(digested_shape.columns) AS c (attnum smallint, type text, redact text)
+        WHERE c.redact IS NULL);
+
+-- What decides how a key is spelt: the key columns' types, or what makes the digest.
+CREATE FUNCTION threadline.key_shape(columns jsonb, key_columns name[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN cardinality(key_shape.key_columns) = 0 THEN ARRAY['row: ' || threadline.digested_shape(key_shape.columns)]
+       ELSE ARRAY(SELECT CASE WHEN c.type IN ('smallint', 'integer', 'bigint') THEN 'integer'
+                              WHEN c.type = 'text' OR starts_with(c.type, 'character varying') THEN 'text'
+                              WHEN starts_with(c.type, 'numeric') THEN 'numeric'
+                              ELSE c.type END
+                  FROM unnest(key_shape.key_columns) WITH ORDINALITY AS k (name, n)
+                  LEFT JOIN jsonb_to_recordset(key_shape.columns) AS c (name text, type text) ON c.name = k.name
+                  ORDER BY k.n) END;
+
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
 -- No unique key: two sessions that first see a new shape together record it twice, identically, rather than wait for each other.
 CREATE TABLE threadline.table_version (
@@ -43,7 +62,8 @@ CREATE TABLE threadline.table_version (
     from_change_id bigint    NOT NULL,
     recorded_at  timestamptz NOT NULL,
     origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
-    first_xid    xid8        NOT NULL                 -- what was written by this xid or a later one has this shape
+    first_xid    xid8        NOT NULL,                -- what was written by this xid or a later one has this shape
+    key_shape    text[]      GENERATED ALWAYS AS (threadline.key_shape(columns, key_columns)) STORED
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 

@@ -303,7 +303,12 @@ fn purge_leaves_what_is_known_and_says_so() {
     s.run("DELETE FROM t WHERE a = 2; INSERT INTO t VALUES (3)");
     assert_eq!(s.one("SELECT threadline.replay_check('t') ->> 'verdict'"), "unknown");
     assert_eq!(status(&mut s, r#"{"a": 2}"#, "infinity"), "deleted false");
-    s.refused("SELECT * FROM threadline.audit_as_of(NULL::t, 'infinity')", &["55000"]);
+    let purged = s.refused("SELECT * FROM threadline.audit_as_of(NULL::t, 'infinity')", &["55000"]);
+    assert!(purged.hint.contains("audit_enable"));
+    s.run("SELECT threadline.audit_enable('t')");
+    assert_eq!(as_of(&mut s, "infinity"), ["(1)", "(1)", "(3)"]);
+    assert_eq!(status(&mut s, r#"{"a": 1}"#, "infinity"), "present true");
+    s.assert_replay_holds("t");
 }
 
 #[test]
