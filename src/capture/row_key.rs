@@ -42,11 +42,9 @@ pub fn row_key(first: Part, first_text: &[u8], text: &[u8], columns: usize) -> i
 /// column becomes text.
 fn plain<'a>(text: &[u8], uuid: &'a mut [u8; 16]) -> Part<'a> {
     match text {
-        [b'-' | b'0'..=b'9', ..] if text.len() <= 20 => std::str::from_utf8(text)
-            .ok()
-            .and_then(|digits| digits.parse::<i64>().ok())
-            .filter(|number| number.to_string().as_bytes() == text)
-            .map_or(Part::Text, Part::Number),
+        b"0" | [b'1'..=b'9', ..] | [b'-', b'1'..=b'9', ..] if text.len() <= 20 => {
+            std::str::from_utf8(text).ok().and_then(|digits| digits.parse().ok()).map_or(Part::Text, Part::Number)
+        }
         [b'0'..=b'9' | b'a'..=b'f', ..] if text.len() == 36 => {
             let mut nibbles = 0;
             for (at, byte) in text.iter().enumerate() {

@@ -335,6 +335,43 @@ fn a_baseline_counts_what_its_own_transaction_did_before_once() {
     s.assert_replay_holds("t");
 }
 
+#[test]
+fn values_of_every_kind() {
+    let db = Database::new("full_row_types");
+    let mut s = db.session();
+    s.run("CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TYPE pair AS (a int, b text[]); CREATE DOMAIN positive AS int CHECK (VALUE > 0)");
+    s.run(&format!(
+        "CREATE TABLE t (i interval, z timestamptz, ts timestamp, b bytea, n numeric, f float8, r real, j json, jb jsonb, x tsvector, g int4range, p point,
+         c pair, m mood, d positive, m2 int[], bits bit(4), net inet, u uuid, ch char(5), nm name, t time, o oid, \"Odd \"\"name\" text, s int GENERATED ALWAYS AS (d * 2) STORED);
+         {ENABLE}"
+    ));
+    // Two sessions that would print the values differently write the same row.
+    for settings in [
+        "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'escape'; SET extra_float_digits = -3",
+        "RESET ALL",
+    ] {
+        s.run(settings);
+        s.run(
+            "INSERT INTO t VALUES ('1 mon 2 days 03:04:05.6', '2024-02-29 10:30+00', 'infinity', '\\x00ff', '1.500', '-0', 'NaN', '{\"b\": 1, \"a\": [null]}', '{\"x\": 1.10}',
+             'a:1 b:2', '[1,5)', '(1,2)', '(1,\"{x,NULL}\")', 'sad', 7, '[0:1]={1,2}', '1010', '10.0.0.1', '00112233-4455-6677-8899-aabbccddeeff', 'ab', 'n', '10:30', 4294967295, 'it''s')",
+        );
+        s.run("INSERT INTO t (i) VALUES (NULL)");
+    }
+    s.run("DELETE FROM t WHERE ctid IN (SELECT min(ctid::text)::tid FROM t GROUP BY d)");
+    s.assert_replay_holds("t");
+    assert_eq!(s.column("SELECT count(*) FROM threadline.audit_changes GROUP BY table_pk"), ["3", "3"]);
+    for row in ["threadline.row_image(t)", "to_jsonb(t)"] {
+        assert_eq!(
+            s.column(&format!("SELECT a.status || a.complete FROM t CROSS JOIN LATERAL threadline.audit_as_of('t', {row}, 'infinity') a")),
+            ["presenttrue", "presenttrue"],
+            "{row}"
+        );
+    }
+    s.run("UPDATE t SET n = 1.50 WHERE d = 7");
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes WHERE old_pk IS NOT NULL"), 1, "another value");
+    s.assert_replay_holds("t");
+}
+
 const STATEMENTS: [&str; 14] = [
     "INSERT INTO t SELECT a, b FROM t LIMIT 7",
     "INSERT INTO t VALUES (1, 'x'), (1, 'x'), (NULL, NULL), (2, 'y')",
