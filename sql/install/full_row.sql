@@ -161,7 +161,7 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = v_relation AND a.attnum = c.attnum AND a.attgenerated = 'v');
         -- Where a column is called full_row, an object of it alone is a row.
         IF v_missing IS NULL AND v_unknown IS NULL AND v_row IS NOT NULL THEN
-            EXECUTE format('SELECT k.row_key, k.key FROM jsonb_populate_record(NULL::%s, $1) AS r CROSS JOIN LATERAL threadline.row_key(r) AS k', v_relation)
+            EXECUTE format('SELECT k.row_key, k.key FROM jsonb_populate_record(NULL::%s, $1) AS r CROSS JOIN LATERAL threadline.row_key(r.*) AS k', v_relation)
             INTO key_given.row_key, key_given.key
             USING v_recorded;
             RETURN;
@@ -171,7 +171,7 @@ BEGIN
                 MESSAGE = format('wrong row key for table %s', threadline.qualified_name(v_relation)),
                 DETAIL = concat_ws(' ', 'The table has no key, so the object must name every recorded column.',
                                    'Missing: ' || v_missing || '.', 'Unknown: ' || v_unknown || '.'),
-                HINT = format('SELECT h.* FROM %1$s AS r CROSS JOIN LATERAL threadline.audit_history(%1$L, threadline.row_image(r)) AS h;',
+                HINT = format('SELECT h.* FROM %1$s AS r CROSS JOIN LATERAL threadline.audit_history(%1$L, threadline.row_image(r.*)) AS h;',
                               threadline.qualified_name(v_relation));
         END IF;
     END IF;

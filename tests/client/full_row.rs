@@ -342,7 +342,7 @@ fn values_of_every_kind() {
     s.run("CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TYPE pair AS (a int, b text[]); CREATE DOMAIN positive AS int CHECK (VALUE > 0)");
     s.run(&format!(
         "CREATE TABLE t (i interval, z timestamptz, ts timestamp, b bytea, n numeric, f float8, r real, j json, jb jsonb, x tsvector, g int4range, p point,
-         c pair, m mood, d positive, m2 int[], bits bit(4), net inet, u uuid, ch char(5), nm name, t time, o oid, \"Odd \"\"name\" text, s int GENERATED ALWAYS AS (d * 2) STORED);
+         c pair, m mood, d positive, m2 int[], bits bit(4), net inet, u uuid, ch char(5), nm name, tm time, o oid, \"Odd \"\"name\" text, s int GENERATED ALWAYS AS (d * 2) STORED);
          {ENABLE}"
     ));
     // Two sessions that would print the values differently write the same row.
