@@ -20,6 +20,8 @@ crate::sql_functions! {
     pending_cost / pg_finfo_pending_cost => crate::capture::face::pending_cost;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
+    digest_row_key / pg_finfo_digest_row_key => crate::history::key::digest_row_key;
+    present_shape / pg_finfo_present_shape => crate::history::key::present_shape;
     row_image / pg_finfo_row_image => crate::history::row::row_image;
     row_exact / pg_finfo_row_exact => crate::history::row::row_exact;
     row_key / pg_finfo_row_key => crate::history::row::row_key;

@@ -22,6 +22,8 @@ mod delta;
 mod dump;
 #[path = "client/exact.rs"]
 mod exact;
+#[path = "client/full_row.rs"]
+mod full_row;
 #[path = "client/health.rs"]
 mod health;
 #[path = "client/history.rs"]
@@ -54,5 +56,7 @@ mod support;
 mod triggers;
 #[path = "client/truncate.rs"]
 mod truncate;
+#[path = "client/upgrade.rs"]
+mod upgrade;
 #[path = "client/write_paths.rs"]
 mod write_paths;

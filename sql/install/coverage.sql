@@ -89,7 +89,8 @@ AS $$
                    WHERE d.root = p.root AND (p.oid = p.root OR d.relation IN (p.oid, p.root))
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'no_primary_key')
-                   WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid AND i.indisprimary)
+                   WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid
+                                                        AND (i.indisprimary OR i.indisreplident AND threadline.is_usable_key(i)))
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'deferrable_primary_key')
                    FROM pg_index AS i WHERE p.root IS NULL AND i.indrelid = p.oid AND i.indisprimary AND NOT i.indimmediate
@@ -125,8 +126,11 @@ AS $$
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'key_not_unique', 'key_columns', to_jsonb(k.key_columns))
                    FROM captured AS k
-                   WHERE k.oid = p.root AND k.oid = p.oid
+                   WHERE k.oid = p.root AND k.oid = p.oid AND cardinality(k.key_columns) > 0
                      AND NOT threadline.is_unique_key(k.oid, threadline.followed_key(k.table_id, k.oid, k.key_columns, k.key_attnums))
+                   UNION ALL
+                   SELECT jsonb_build_object('finding', 'full_row_key')
+                   FROM captured AS k WHERE k.oid = p.root AND k.oid = p.oid AND k.enabled AND k.key_columns = '{}'
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'member_of_extension', 'extension', x.extname)
                    FROM pg_depend AS d JOIN pg_extension AS x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid
@@ -156,7 +160,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE f.value ->> 'finding'
-               WHEN 'no_primary_key' THEN 'it has no primary key'
+               WHEN 'no_primary_key' THEN 'it has no primary key: audit_enable needs key_columns or options {"key": "full_row"}'
                WHEN 'deferrable_primary_key' THEN 'its primary key is deferrable'
                WHEN 'foreign_partition' THEN format('its partition %s is a foreign table', f.value ->> 'table')
                WHEN 'key_column_dropped' THEN 'a column of its key was dropped: writes to it fail'
@@ -201,4 +205,4 @@ AS $$
     ORDER BY n.nspname, c.relname
 $$;
 COMMENT ON FUNCTION threadline.audit_coverage(name) IS
-'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone is not recorded, key_not_unique: rows of one key share a history, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';
+'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone is not recorded, key_not_unique: rows of one key share a history, full_row_key: captured without a key, so identical rows share a history, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';

@@ -42,7 +42,8 @@ AS $$
     UNION ALL
     SELECT jsonb_build_object('finding', 'key_not_unique', 'key_columns', to_jsonb(p.key_columns))
     FROM policy AS p
-    WHERE NOT EXISTS (SELECT FROM found AS f WHERE f.list = 'key' AND f.name_now IS NULL)
+    WHERE cardinality(p.key_columns) > 0
+      AND NOT EXISTS (SELECT FROM found AS f WHERE f.list = 'key' AND f.name_now IS NULL)
       AND NOT threadline.is_unique_key(p.relation, threadline.followed_key(p.table_id, p.relation, p.key_columns, p.key_attnums))
     UNION ALL
     SELECT jsonb_build_object('finding', 'trigger_' || w.state, 'trigger', w.capture, 'table', threadline.qualified_name(w.relation))
@@ -113,6 +114,10 @@ AS $$
         SELECT l.name, g.reason, g.since_at, l.enabled
         FROM threadline.gap AS g JOIN live AS l ON l.table_id = g.table_id
         WHERE g.until_at IS NULL AND NOT coalesce(g.detail ? 'captured_as', false)
+        UNION ALL
+        SELECT l.name, g.reason, g.since_at, l.enabled
+        FROM threadline.readable_gap AS g JOIN live AS l ON l.table_id = g.table_id
+        WHERE g.reason = 'shape_changed' AND g.until_at = 'infinity'
     ), event_trigger AS (
         SELECT count(*) FILTER (WHERE e.evtenabled IN ('O', 'A')) AS enabled
         FROM pg_event_trigger AS e

@@ -16,7 +16,8 @@ CREATE FUNCTION threadline.audit_enable(
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'audit_enable';
 COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], name[], text, name[], boolean, jsonb) IS
 'Puts a table under capture, or changes how it is captured; calling it again is harmless. NULL keeps what is set, ''{}'' clears it. The caller must own the table.
-exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"image": "full"|"delta", "skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows}. With image delta an update stores the columns that changed, and the whole row about every sixteenth time: less log, and slower reading; a change that capture does not see then falsifies what is read of the row until its next whole image. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
+exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key; an index that is its REPLICA IDENTITY is taken without being named. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"key": "full_row", "image": "full"|"delta", "skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows}. With image delta an update stores the columns that changed, and the whole row about every sixteenth time: less log, and slower reading; a change that capture does not see then falsifies what is read of the row until its next whole image. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
+key full_row: where there is no key the recorded row is one, as a digest: table_pk is {"full_row": "<40 hexadecimal digits>"}, the same for identical rows, which are counted and share a history; masked and excluded columns are no part of it. Not with key_columns or image delta. A key that the table has or gets comes first, at the next audit_enable. When columns are added, dropped, retyped or redacted otherwise, rows recorded before and after cannot be matched: a gap (shape_changed) from the first change in the new shape until the next audit_enable, which takes a new baseline.
 A partitioned table covers its partitions, present and future; TRUNCATE of a single partition made or attached since is seen from the next audit_maintain() or audit_enable() on. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
 
 CREATE FUNCTION threadline.audit_disable(target regclass) RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'audit_disable';
@@ -75,6 +76,14 @@ COMMENT ON FUNCTION threadline.key_lookup(regclass, text) IS 'Internal: a row ke
 CREATE FUNCTION threadline.table_lookup(target regclass) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_lookup';
 COMMENT ON FUNCTION threadline.table_lookup(regclass) IS 'Internal: the captured table that a relation is, or is a partition of. Error 42704: it has never been under capture.';
+
+CREATE FUNCTION threadline.digest_row_key(digest text) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'digest_row_key';
+COMMENT ON FUNCTION threadline.digest_row_key(text) IS 'Internal: the number under which the log''s index has the digest of a row of a table without a key.';
+
+CREATE FUNCTION threadline.present_shape(target regclass) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'present_shape';
+COMMENT ON FUNCTION threadline.present_shape(regclass) IS 'Internal: the columns of a captured table as table_version would record them now. Error 42704: it has never been under capture.';
 
 CREATE FUNCTION threadline.row_image(r anyelement) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_image';

@@ -311,7 +311,16 @@ BEGIN
     INTO v_gaps
     FROM threadline.gaps_between(v_table.table_id, coalesce(v_base.since, '-infinity'), 'infinity') g;
     v_known := v_base.first_change_id IS NOT NULL AND NOT v_base.purged;
-    LOOP
+    IF threadline.is_full_row(v_table.table_id) THEN
+        IF threadline.shape_differs(v_table.table_id, v_table.relation, NULL) THEN
+            -- No change was recorded in its new shape so far.
+            v_gaps := v_gaps || '[{"reason": "shape_changed", "since_at": null, "until_at": null, "detail": null}]';
+        END IF;
+        EXECUTE threadline.counted_comparison_statement(v_table.relation)
+        INTO STRICT v_found
+        USING v_table.table_id, coalesce(v_base.first_change_id, 0), v_known, NOT v_gaps @> '[{"reason": "shape_changed"}]';
+    END IF;
+    WHILE v_found IS NULL LOOP
         BEGIN
             EXECUTE threadline.comparison_statement(v_table.table_id, v_table.relation, v_skip_retyped)
             INTO STRICT v_found
@@ -392,6 +401,6 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.replay_check(regclass) IS
-    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
+    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Of a table without a key it compares how often each row is there; after a change of its shape the verdict is unknown until the next baseline. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
 COMMENT ON FUNCTION threadline.replay_check(text, timestamptz, timestamptz, boolean, text[], text[], text) IS
     'The same for a table by name, found through the search path. Every differing row is listed, whatever stop_on_first_failure says; since, until, invariants, projections and events are for models. Errors: 42704 no such table, 0A000 an argument that a table check does not take.';

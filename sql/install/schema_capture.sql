@@ -40,7 +40,7 @@ AS $$
     WHERE c.relnamespace = capturable_tables.schema_id AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
       AND c.relname <> ALL (capturable_tables.except_tables)
       AND EXISTS (SELECT FROM pg_index AS i
-                  WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
+                  WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident) AND threadline.is_usable_key(i))
       AND NOT EXISTS (SELECT FROM pg_depend AS d
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
       AND NOT EXISTS (SELECT FROM threadline.captured_table AS t

@@ -15,7 +15,7 @@ CREATE TABLE threadline.captured_table (
     origin         bigint      NOT NULL,              -- system identifier of the cluster that wrote the row
     schema_name    name        NOT NULL,              -- as last recorded
     table_name     name        NOT NULL,
-    key_columns    name[]      NOT NULL,
+    key_columns    name[]      NOT NULL,              -- empty: the whole row is the key (full_row.sql)
     key_attnums    int2[]      NOT NULL,
     exclude        name[]      NOT NULL DEFAULT '{}',
     exclude_attnums int2[]     NOT NULL DEFAULT '{}',
@@ -27,8 +27,28 @@ CREATE TABLE threadline.captured_table (
     enabled_at     timestamptz NOT NULL,              -- first put under capture
     disabled_at    timestamptz,                       -- NULL while enabled
     has_deltas     boolean     NOT NULL DEFAULT false, -- was ever captured with delta images
-    by_schema      boolean     NOT NULL DEFAULT false -- put under capture with its schema: given up rather than stop writes when its key goes
+    by_schema      boolean     NOT NULL DEFAULT false, -- put under capture with its schema: given up rather than stop writes when its key goes
+    rekeyed        boolean     NOT NULL DEFAULT false -- once captured under other key columns: a change's are those of its shape
 );
+
+-- The columns whose values make the digest of a row of a table without a key, as far as a change of them changes digests.
+CREATE FUNCTION threadline.digested_shape(columns jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN (SELECT coalesce(string_agg(concat_ws(' ', c.attnum::text, c.type), ', ' ORDER BY c.attnum), '')
+        FROM jsonb_to_recordset(digested_shape.columns) AS c (attnum smallint, type text, redact text)
+        WHERE c.redact IS NULL);
+
+-- What decides how a key is spelt: the key columns' types, or what makes the digest.
+CREATE FUNCTION threadline.key_shape(columns jsonb, key_columns name[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN cardinality(key_shape.key_columns) = 0 THEN ARRAY['row: ' || threadline.digested_shape(key_shape.columns)]
+       ELSE ARRAY(SELECT CASE WHEN c.type IN ('smallint', 'integer', 'bigint') THEN 'integer'
+                              WHEN c.type = 'text' OR starts_with(c.type, 'character varying') THEN 'text'
+                              WHEN starts_with(c.type, 'numeric') THEN 'numeric'
+                              ELSE c.type END
+                  FROM unnest(key_shape.key_columns) WITH ORDINALITY AS k (name, n)
+                  LEFT JOIN jsonb_to_recordset(key_shape.columns) AS c (name text, type text) ON c.name = k.name
+                  ORDER BY k.n) END;
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
 -- No unique key: two sessions that first see a new shape together record it twice, identically, rather than wait for each other.
@@ -43,7 +63,8 @@ CREATE TABLE threadline.table_version (
     recorded_at  timestamptz NOT NULL,
     origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
     first_xid    xid8        NOT NULL,                -- what was written by this xid or a later one has this shape
-    types        jsonb       NOT NULL DEFAULT '{}'    -- labels, attributes and casts to json of the types in it, by the types' OIDs (src/catalog/definition.rs)
+    types        jsonb       NOT NULL DEFAULT '{}',   -- labels, attributes and casts to json of the types in it, by the types' OIDs (src/catalog/definition.rs)
+    key_shape    text[]      GENERATED ALWAYS AS (threadline.key_shape(columns, key_columns)) STORED
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 
@@ -100,7 +121,8 @@ CREATE TABLE threadline.expected_uncovered (
 --   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update, 6 update with a delta. Within one statement of one
 --       transaction what leaves a key sorts before what arrives at it, so (statement_no, op, id) orders
 --       a row's changes inside a transaction, and id orders them across transactions.
---   key: the key column's text; with several key columns a JSON array of their texts.
+--   key: the key column's text; with several key columns a JSON array of their texts; with none the digest of the
+--       recorded row (digest_key in src/capture/image.rs), one for all identical rows.
 --   row_key: order-preserving summary of key, for the index; key decides equality.
 --   old_image: UPDATE the old values of changed columns (NULL: nothing changed), DELETE and TRUNCATE the whole old row.
 --   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,

@@ -95,7 +95,7 @@ SELECT t.table_id,
                  WHERE n.table_id = t.table_id)) AS intact_at
 FROM threadline.captured_table AS t;
 
--- Whether changes went unrecorded since the state of a table was last recorded as a whole.
+-- Whether changes went unrecorded, or away, since the state of a table was last recorded as a whole.
 CREATE FUNCTION threadline.gap_since_baseline(table_id integer) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -103,7 +103,11 @@ AS $$
     SELECT EXISTS (
         SELECT FROM threadline.gap AS g
         WHERE g.table_id = gap_since_baseline.table_id AND g.reason <> 'not_yet_enabled'
-          AND coalesce(g.until_at, 'infinity') > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = g.table_id))
+          AND coalesce(g.until_at, 'infinity') > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = g.table_id)
+        UNION ALL
+        SELECT FROM threadline.purge_watermark AS w
+        WHERE w.table_id = gap_since_baseline.table_id
+          AND w.purged_before > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = w.table_id))
 $$;
 
 -- Compares the triggers of one captured table, or of all, with what they should be: opens a gap where changes are

@@ -20,7 +20,7 @@ CREATE TYPE threadline.audit_change_row AS (
 COMMENT ON TYPE threadline.audit_change_row IS 'One recorded change of one row.';
 COMMENT ON COLUMN threadline.audit_change_row.id IS 'Orders the changes of a row across transactions; inside one transaction (statement_no, id) does.';
 COMMENT ON COLUMN threadline.audit_change_row.table_name IS 'The table''s name now; the last known one if it was dropped. A partition''s change carries the partitioned table''s name.';
-COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}. NULL for a truncate that stands for every row of the table.';
+COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}; {"full_row":"<digest>"}, the same for identical rows, in a table without a key. NULL for a truncate that stands for every row of the table.';
 COMMENT ON COLUMN threadline.audit_change_row.old_pk IS 'Key before an update that changed it, else NULL.';
 COMMENT ON COLUMN threadline.audit_change_row.op IS 'insert, update, delete, truncate, or snapshot (the row as it was when a baseline was taken).';
 COMMENT ON COLUMN threadline.audit_change_row.changed_fields IS 'Updates: names of the changed columns, sorted; NULL when nothing changed, and for every other op.';
@@ -81,6 +81,8 @@ RETURN CASE
     WHEN key_object.key IS NULL THEN NULL
     WHEN pg_catalog.cardinality(key_object.key_columns) = 1
         THEN pg_catalog.jsonb_build_object(key_object.key_columns[1], key_object.key)
+    WHEN pg_catalog.cardinality(key_object.key_columns) = 0
+        THEN pg_catalog.jsonb_build_object('full_row', key_object.key)
     ELSE threadline.composite_key_object(key_object.key_columns, key_object.key)
 END;
 
@@ -104,7 +106,8 @@ SELECT t.table_id,
        t.options,
        t.enabled,
        t.enabled_at,
-       t.disabled_at
+       t.disabled_at,
+       t.rekeyed
 FROM threadline.captured_table t
 LEFT JOIN LATERAL (
     SELECT c.oid, c.relkind, c.relname, n.nspname
@@ -159,10 +162,14 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
        CASE WHEN c.op <> 6 THEN c.new_image ELSE d.state[1] END AS new_image,
        t.table_schema,
        t.table_name,
-       t.key_columns,
-       -- A mark's key is no row's.
-       CASE WHEN c.op > 0 OR c.old_image IS NOT NULL THEN threadline.key_object(t.key_columns, c.key) END AS table_pk,
-       CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
+       CASE WHEN t.rekeyed THEN (SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1) ELSE t.key_columns END AS key_columns,
+       -- A mark's key is no row's. The key columns of then are looked up only where they were others.
+       CASE WHEN c.op = 0 AND c.old_image IS NULL THEN NULL
+            WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.key)
+            ELSE threadline.key_object(t.key_columns, c.key) END AS table_pk,
+       CASE WHEN c.op <> 5 THEN NULL
+            WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.old_key)
+            ELSE threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
        threadline.op_name(c.op) AS op_name,
        CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields,
        c.old_exact,
@@ -243,6 +250,14 @@ FROM threadline.baseline b
 JOIN threadline.readable_table t ON t.table_id = b.table_id
 LEFT JOIN threadline.readable_transaction x ON x.id = b.transaction_id;
 
+-- Whether rows have the key they had after their key columns became of other types: integers and uuids are spelt the
+-- same as text, and found in the same place (plain in src/capture/row_key.rs).
+CREATE FUNCTION threadline.keeps_keys(before text[], after text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN NOT EXISTS (SELECT FROM unnest(before, after) AS k (b, a)
+                   WHERE a IS DISTINCT FROM b
+                     AND NOT coalesce(b = 'integer' AND a IN ('numeric', 'text') OR b = 'uuid' AND a = 'text', false));
+
 -- What the catalogs show to be wrong now is a gap whether or not anybody has looked before: see observe_capture.
 CREATE VIEW threadline.readable_gap WITH (security_barrier) AS
 SELECT g.table_id, t.table_schema, t.table_name, g.reason,
@@ -262,7 +277,24 @@ FROM threadline.readable_table t
 CROSS JOIN LATERAL threadline.gaps_now(t.relation) f
 LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
 WHERE t.enabled
-  AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL);
+  AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL)
+UNION ALL
+-- The recorded keys of one row before and after a change of shape do not meet: digests (full_row.sql), or keys that are
+-- spelt otherwise now.
+SELECT t.table_id, t.table_schema, t.table_name, 'shape_changed', s.recorded_at,
+       coalesce((SELECT min(b.taken_at) FROM threadline.baseline b WHERE b.table_id = t.table_id AND b.first_change_id > s.from_change_id), 'infinity'),
+       jsonb_build_object('schema_version', s.version)
+FROM threadline.readable_table t
+CROSS JOIN LATERAL (
+    SELECT v.version, v.from_change_id, v.recorded_at, v.key_shape, pg_catalog.cardinality(v.key_columns) AS key_length,
+           lag(v.key_shape) OVER w AS shape_before, lag(pg_catalog.cardinality(v.key_columns)) OVER w AS length_before
+    FROM threadline.table_version v
+    WHERE v.table_id = t.table_id
+    WINDOW w AS (ORDER BY v.version, v.from_change_id)
+) s
+-- Under another key there is always a new baseline.
+WHERE s.key_length = s.length_before
+  AND CASE WHEN s.key_shape = s.shape_before THEN false ELSE NOT threadline.keeps_keys(s.shape_before, s.key_shape) END;
 
 -- Two sessions may have recorded the same version: see table_version.
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS
@@ -321,10 +353,10 @@ LEFT JOIN LATERAL (
     SELECT max(s.taken_at) AS baseline_at FROM threadline.baseline s WHERE s.table_id = t.table_id
 ) b ON true;
 COMMENT ON VIEW threadline.audit_tables IS
-    'Tables under capture, now or once (enabled false): key and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
+    'Tables under capture, now or once (enabled false): key (empty: the whole row) and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
 
 CREATE VIEW threadline.audit_gaps WITH (security_barrier) AS
 SELECT g.table_schema, g.table_name, g.reason, g.since_at, g.until_at, g.detail
 FROM threadline.readable_gap g;
 COMMENT ON VIEW threadline.audit_gaps IS
-    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error. until_at infinity: still so.';
+    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error, shape_changed (the keys recorded before and after cannot be matched until the next baseline: of a table without a key, or whose key columns are of other types). until_at infinity: still so.';

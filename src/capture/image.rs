@@ -107,7 +107,11 @@ pub fn encode(plan: &Plan, change: &Change, bytes: &mut Vec<u8>) -> Result<Optio
                 return Ok(None);
             }
             let new_key = key(plan, new, bytes)?;
-            let old_key = if plan.key.iter().any(|place| changed.contains(place)) {
+            let touches_key = match plan.identity {
+                Some(_) => !changed.is_empty(),
+                None => plan.key.iter().any(|place| changed.contains(place)),
+            };
+            let old_key = if touches_key {
                 // 1.0 -> 1.00 changes a value, not a key.
                 Some(key(old_plan, old, bytes)?).filter(|old| bytes[old.text.clone()] != bytes[new_key.text.clone()])
             } else {
@@ -237,6 +241,9 @@ fn write_exact(
 
 /// The key of a row, laid out as a text value.
 pub fn key(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Key, Error> {
+    if let Some(identity) = &plan.identity {
+        return digest_key(plan, identity, row, bytes);
+    }
     let (column, value) = key_value(plan, row, 0)?;
     let start = jsonb::begin_varlena(bytes);
     let from = bytes.len();
@@ -256,6 +263,25 @@ pub fn key(plan: &Plan, row: &Row, bytes: &mut Vec<u8>) -> Result<Key, Error> {
         column.encoder.with_key_part(value, |part| row_key::row_key(part, &texts[0], &bytes[from..], texts.len()))
     };
     Ok(Key { row_key, text: jsonb::end_varlena(bytes, start) })
+}
+
+/// The key of a row of a table without one: the digest of what is recorded of it, masked values left out.
+fn digest_key(plan: &Plan, identity: &SomeColumns, row: &Row, bytes: &mut Vec<u8>) -> Result<Key, Error> {
+    let before = bytes.len();
+    let values = write(plan, &identity.keys, |pair| identity.places[pair], row, bytes)?;
+    // The varlena header is no part of the values; exact texts, which stand behind them, tell -0 from 0.
+    let end = values.exact.map_or(values.json.end, |exact| exact.end);
+    let text = row_key::digest_text(&bytes[values.json.start + 4..end]);
+    bytes.truncate(before);
+    Ok(digest_as_key(&text, bytes))
+}
+
+/// A digest as the log stores it.
+pub fn digest_as_key(text: &str, bytes: &mut Vec<u8>) -> Key {
+    let text = text.as_bytes();
+    let start = jsonb::begin_varlena(bytes);
+    bytes.extend_from_slice(text);
+    Key { row_key: row_key::row_key(row_key::Part::Text, text, text, 1), text: jsonb::end_varlena(bytes, start) }
 }
 
 fn key_value<'p>(plan: &'p Plan, row: &Row, part: usize) -> Result<(&'p PlannedColumn, Value), Error> {

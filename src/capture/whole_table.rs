@@ -8,7 +8,7 @@ use super::buffer::Place;
 use super::image::{Change, Encoded, Key, op};
 use super::jsonb;
 use super::trigger::{plan_of, record};
-use super::{buffer, cost};
+use super::{buffer, cost, partition_move};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
 use crate::error::{Error, OrRaise};
@@ -28,10 +28,13 @@ pub fn take_baseline(call: &mut Call) -> pg_sys::Datum {
 }
 
 fn baseline(table_id: i32, target: pg_sys::Oid) -> Result<i64, Error> {
-    let first_id = xact::next_block(c"change_id_seq")?;
-    // An empty table's baseline is a fact of this transaction too, and so is its shape.
-    buffer::note(None);
+    // What this transaction has changed so far belongs to what was before, and so does the shape that it starts with.
+    partition_move::settle()?;
+    buffer::visit_pending(|_, _, _| {})?;
     plan_of(target)?.version()?;
+    let first_id = xact::next_block(c"change_id_seq")?;
+    // An empty table's baseline is a fact of this transaction too.
+    buffer::note(None);
     let mut count = 0;
     for leaf in relation::with_partitions(target, pg_sys::AccessShareLock as i32) {
         // Baselines are taken with the extension owner's rights; casts to json of the table's types are not to have them.

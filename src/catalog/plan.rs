@@ -53,6 +53,8 @@ pub struct Plan {
     pub whole: Keys,
     /// The key columns, as places in `columns`, in key order.
     pub key: Vec<usize>,
+    /// Where there is none: the recorded columns whose values tell rows apart.
+    pub identity: Option<SomeColumns>,
     /// Some column's text depends on the output settings.
     pub needs_settings: bool,
     /// … and one of them on more than the plain ones.
@@ -130,11 +132,13 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<usize>, Error>>()?;
+        let identity = key.is_empty().then(|| identity(&root_columns, &columns));
         let depends = |column: &&PlannedColumn| !column.masked && column.encoder.needs_settings(column.type_oid);
         Ok(Some(Plan {
             table: relation::qualified_name(relid),
             whole: Keys::new(columns.iter().map(|column| column.name.as_slice())),
             key,
+            identity,
             needs_settings: columns.iter().any(|column| depends(&column)),
             needs_all_settings: columns.iter().filter(depends).any(|c| types::needs_all_settings(c.type_oid)),
             last_changed: RefCell::new(None),
@@ -150,6 +154,11 @@ impl Plan {
             valid: Cell::new(true),
             policy,
         }))
+    }
+
+    /// The present shape of the captured table.
+    pub fn shape(&self) -> &[VersionColumn] {
+        &self.shape
     }
 
     /// For images of an update that changed the columns at these places, which are in ascending order.
@@ -199,4 +208,13 @@ impl Plan {
         self.version_is_ours.set(version.is_ours);
         Ok(version)
     }
+}
+
+/// The columns that tell rows of a table without a key apart, in the captured table's order and under numbers for
+/// names: a renamed column changes no row, and partitions agree whatever the order of their columns.
+fn identity(root_columns: &[Column], columns: &[PlannedColumn]) -> SomeColumns {
+    let place = |column: &Column| columns.iter().position(|planned| planned.name == column.name && !planned.masked);
+    let places: Vec<usize> = root_columns.iter().filter_map(place).collect();
+    let names: Vec<String> = (0..places.len()).map(|number| format!("{number:04}")).collect();
+    SomeColumns { keys: Keys::new(names.iter().map(|name| name.as_bytes())), places }
 }

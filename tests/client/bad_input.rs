@@ -136,7 +136,7 @@ fn options_of_audit_enable() {
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
     let (_db, mut s) = session("bad_later");
-    for policy in ["mask => '{meta.card.number}'", r#"options => '{"key": "full_row"}'"#] {
+    for policy in ["mask => '{meta.card.number}'", r#"options => '{"on_error": "warn"}'"#] {
         s.refused(&format!("SELECT threadline.audit_enable('t', {policy})"), &["0A000"]);
     }
     assert_untouched(&mut s, "t");

@@ -117,7 +117,7 @@ fn a_key_that_comes_goes_and_changes() {
     assert_eq!(s.one("SELECT detail ->> 'key' FROM threadline.audit_gaps WHERE until_at = 'infinity'"), "dropped");
     assert_eq!(
         s.one("SELECT status || ': ' || reason FROM threadline.audit_coverage()"),
-        "uncovered: it has no primary key"
+        "uncovered: it has no primary key: audit_enable needs key_columns or options {\"key\": \"full_row\"}"
     );
     plain.run("DELETE FROM t WHERE code = 'twin'; ALTER TABLE t ADD PRIMARY KEY (id)");
     assert_eq!(captured(&mut s), "t");
