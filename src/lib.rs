@@ -22,7 +22,8 @@ extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = [
 extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires = ["capture"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["triggers"]);
 extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
-extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["truncate"]);
+extension_sql_file!("../sql/install/partitions.sql", name = "partitions", requires = ["truncate"]);
+extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["partitions"]);
 extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);

@@ -30,6 +30,8 @@ mod keys;
 mod limits;
 #[path = "client/memory.rs"]
 mod memory;
+#[path = "client/partitions.rs"]
+mod partitions;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]

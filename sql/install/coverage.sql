@@ -88,6 +88,10 @@ AS $$
                    -- A partition lacks what it lacks itself, and what its table lacks for all.
                    WHERE d.root = p.root AND (p.oid = p.root OR d.relation IN (p.oid, p.root))
                    UNION ALL
+                   SELECT jsonb_build_object('finding', 'partition_' || m.state, 'partition', coalesce(threadline.qualified_name(m.relation), m.relation::text))
+                   FROM captured AS k CROSS JOIN LATERAL threadline.partition_findings(k.table_id, k.oid) AS m
+                   WHERE k.oid = p.root AND (p.oid = p.root OR m.relation = p.oid)
+                   UNION ALL
                    SELECT jsonb_build_object('finding', 'no_primary_key')
                    WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid AND i.indisprimary)
                    UNION ALL
@@ -165,6 +169,10 @@ AS $$
                WHEN 'trigger_narrowed' THEN format('the %s trigger on %s does not fire for every change', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_disabled' THEN format('the %s trigger on %s is disabled', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_replica_only' THEN format('the %s trigger on %s fires on replicas only', f.value ->> 'trigger', f.value ->> 'table')
+               WHEN 'partition_attached' THEN format('partition %s came with rows that are not recorded', f.value ->> 'partition')
+               WHEN 'partition_detached' THEN format('rows went unrecorded with partition %s', f.value ->> 'partition')
+               WHEN 'partition_dropped' THEN format('rows went unrecorded with dropped partition %s', f.value ->> 'partition')
+               WHEN 'partition_rewritten' THEN format('partition %s was truncated or rewritten before TRUNCATE of it was recorded', f.value ->> 'partition')
                WHEN 'member_of_extension' THEN format('it belongs to extension %s', f.value ->> 'extension')
                ELSE CASE WHEN uncovered_reason.switched_off IS NULL THEN 'it was never put under capture'
                          ELSE format('capture was switched off at %s', uncovered_reason.switched_off) END

@@ -35,6 +35,18 @@ CREATE FUNCTION threadline.take_baseline(p_table_id integer, target regclass) RE
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'take_baseline';
 COMMENT ON FUNCTION threadline.take_baseline(integer, regclass) IS 'Internal: records every row of a table as op snapshot; returns how many. The caller holds SHARE ROW EXCLUSIVE on the table.';
 
+CREATE FUNCTION threadline.record_partition(root regclass, leaf regclass, arrives boolean) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'record_partition';
+COMMENT ON FUNCTION threadline.record_partition(regclass, regclass, boolean) IS 'Internal: records every row of a table that is or was a partition of a captured one as inserted there, or deleted; returns how many, or NULL, and records none, when they are more than truncate_cap. The caller holds off writers.';
+
+CREATE FUNCTION threadline.holds_older_rows(p_table_id integer, leaf oid, trigger_id oid, attached_by integer) RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'holds_older_rows';
+COMMENT ON FUNCTION threadline.holds_older_rows(integer, oid, oid, integer) IS 'Internal: whether a partition that nobody noted yet holds a row of a committed transaction, or one that the caller''s wrote before its command attached_by. NULL when the partition was noted meanwhile.';
+
+CREATE FUNCTION threadline.is_own_xid(id xid) RETURNS boolean
+    LANGUAGE c STRICT STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'is_own_xid';
+COMMENT ON FUNCTION threadline.is_own_xid(xid) IS 'Internal: whether the current transaction, or a savepoint of it, has this xid.';
+
 CREATE FUNCTION threadline.invalidate_relation(target regclass) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'invalidate_relation';
 COMMENT ON FUNCTION threadline.invalidate_relation(regclass) IS 'Internal: makes every session read the capture policy of a table and its partitions anew.';

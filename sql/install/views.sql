@@ -244,7 +244,7 @@ JOIN threadline.readable_table t ON t.table_id = w.table_id
 UNION ALL
 SELECT t.table_id, t.table_schema, t.table_name, f.reason, greatest(t.enabled_at, k.intact_at), 'infinity'::timestamptz, f.detail
 FROM threadline.readable_table t
-CROSS JOIN LATERAL threadline.gaps_now(t.relation) f
+CROSS JOIN LATERAL threadline.gaps_now(t.table_id, t.relation) f
 LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
 WHERE t.enabled
   AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL);

@@ -23,7 +23,7 @@ pub fn on_transaction_event(event: TransactionEvent) {
             cost::transaction_ended(aborted);
             partition_move::forget(None);
             whole_table::forget_marks();
-            cache::forget_unfinished_versions(aborted, true);
+            cache::forget_unfinished(aborted, true);
         }
     }
 }
@@ -35,7 +35,7 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
         SubTransactionEvent::Aborted { id } => {
             buffer::subtransaction_aborted(id);
             partition_move::forget(Some(id));
-            cache::forget_unfinished_versions(true, false);
+            cache::forget_unfinished(true, false);
         }
     }
 }

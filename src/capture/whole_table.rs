@@ -90,17 +90,29 @@ pub fn record_truncate(target: pg_sys::Oid, plan: &Plan) -> Result<(), Error> {
     if target == policy.root && holds_more_rows(&leaves, policy.options.truncated_rows()) {
         mark(plan, marked.command)?;
         MARKED.with_borrow_mut(|marks| marks.push(marked));
-        return Ok(());
+        return note_emptied(target, policy.root);
     }
-    for leaf in leaves {
-        if leaf == target || !relation::has_truncate_trigger(leaf) {
-            record_all(leaf, op::TRUNCATE)?;
+    for leaf in &leaves {
+        if *leaf == target || !relation::has_truncate_trigger(*leaf) {
+            record_all(*leaf, op::TRUNCATE)?;
         }
     }
-    buffer::flush()
+    buffer::flush()?;
+    note_emptied(target, policy.root)
 }
 
-fn holds_more_rows(relations: &[pg_sys::Oid], limit: u64) -> bool {
+/// Partitions get new files now, and that is recorded. Those that were made since the table was put under capture get
+/// the trigger that they lack: TRUNCATE has them locked.
+fn note_emptied(target: pg_sys::Oid, root: pg_sys::Oid) -> Result<(), Error> {
+    if !relation::is_partitioned(root) {
+        return Ok(());
+    }
+    let arguments = [(pg_sys::REGCLASSOID, Some(Value::new(target.into())))];
+    user::as_owner(|| spi::execute("SELECT threadline.note_emptied($1)", &arguments))
+}
+
+/// Whether the relations hold more than `limit` rows together.
+pub fn holds_more_rows(relations: &[pg_sys::Oid], limit: u64) -> bool {
     let mut left = limit.saturating_add(1);
     for relid in relations {
         let relation = OpenRelation::open(*relid, pg_sys::AccessShareLock as i32);
@@ -131,17 +143,21 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
     if relation.kind() != pg_sys::RELKIND_RELATION {
         return Ok(0);
     }
-    let plan = plan_of(relid)?;
+    record_rows(&relation, &*plan_of(relid)?, kind)
+}
+
+/// Records each row of an open table by a plan, as one that arrives or leaves.
+pub fn record_rows(relation: &OpenRelation, plan: &Plan, kind: i16) -> Result<i64, Error> {
     let command = xact::current_command();
     let arena = Arena::for_one_use(c"threadline whole table");
     let timer = cost::RowTimer::start();
     let mut count = 0;
-    scan::each_row(&relation, |row| {
+    scan::each_row(relation, |row| {
         let change = match kind {
-            op::TRUNCATE => Change::Leaves(kind, row),
+            op::TRUNCATE | op::DELETE => Change::Leaves(kind, row),
             _ => Change::Arrives(kind, row),
         };
-        arena.with(|| record(&plan, command, &change)).or_raise();
+        arena.with(|| record(plan, command, &change)).or_raise();
         arena.reset();
         count += 1;
     });
