@@ -133,15 +133,22 @@ AS $$
       AND threadline.partition_trigger(c.oid) IS NOT NULL
 $$;
 
--- TRUNCATE of a table or of some of its partitions is being recorded.
-CREATE FUNCTION threadline.note_emptied(target regclass) RETURNS void
+-- After a recorded TRUNCATE of a partition, before the first row written since, else at the end of the transaction. A
+-- savepoint may have taken the TRUNCATE back, and the lock with it.
+CREATE FUNCTION threadline.note_emptied(leaf oid) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    now_file oid;
 BEGIN
-    UPDATE threadline.known_partition AS k SET filenode = 0
-    WHERE k.filenode <> 0 AND k.relation IN (SELECT note_emptied.target UNION ALL SELECT p.relid FROM pg_partition_tree(note_emptied.target) AS p);
-    PERFORM threadline.arm_partitions(note_emptied.target);
+    SELECT c.relfilenode INTO now_file FROM pg_class AS c WHERE c.oid = note_emptied.leaf AND threadline.is_own_xid(c.xmin);
+    IF FOUND THEN
+        UPDATE threadline.known_partition AS k
+        SET filenode = CASE WHEN pg_relation_size(note_emptied.leaf) > 0 THEN now_file ELSE 0 END
+        WHERE k.relation = note_emptied.leaf;
+        PERFORM threadline.arm_partition(note_emptied.leaf);
+    END IF;
 END
 $$;
 

@@ -130,6 +130,7 @@ BEGIN
     UPDATE threadline.captured_table AS t
     SET relation = 0, origin = threadline.origin(), enabled = false, disabled_at = coalesce(t.disabled_at, clock_timestamp())
     WHERE t.table_id = end_identity.dropped_id;
+    DELETE FROM threadline.known_partition AS k WHERE k.table_id = end_identity.dropped_id;
     INSERT INTO threadline.gap (table_id, reason, since_at, detail)
     SELECT end_identity.dropped_id, 'trigger_dropped', end_identity.since, '{"table": "dropped"}'
     WHERE NOT EXISTS (SELECT FROM threadline.gap AS g WHERE g.table_id = end_identity.dropped_id AND g.until_at IS NULL);
@@ -397,5 +398,5 @@ END
 $$;
 COMMENT ON FUNCTION threadline.audit_enable_schema(name, boolean, name[]) IS
 'Puts every table of a schema under capture, as audit_enable(table) does, except those it cannot capture (no usable primary key, temporary, foreign, an extension''s), those named in except_tables and those noted by audit_expect_uncovered; audit_coverage() lists what is left and why. Returns the tables of the schema that are under capture now; partitions are covered by their parents.
-future => true also captures tables that appear later, by event trigger: created, moved into the schema, given a primary key, detached from a parent. No DDL statement fails for it. A table captured this way whose key is dropped is taken out of capture instead of refusing writes. future and except_tables are those of the last call; future => false ends it for new tables and leaves captured ones alone.
+future => true also captures tables that appear later, by event trigger: created, moved into the schema, given a primary key, detached from a parent. In the whole database it records the rows that come and go with partitions of captured tables, up to truncate_cap a partition. No DDL statement fails for it. A table captured this way whose key is dropped is taken out of capture instead of refusing writes. future and except_tables are those of the last call; future => false ends it for new tables and leaves captured ones alone.
 The caller must own the schema. Errors: 3F000 no such schema, 42501 not the owner, 42809 a system schema, 42P01 except_tables names no table (without future).';

@@ -84,6 +84,11 @@ BEGIN
         WHERE a.relid <> gaps_now.target
         ORDER BY a.height DESC
         LIMIT 1;
+    ELSIF EXISTS (SELECT FROM threadline.readable_partition AS k
+                  WHERE k.relation = gaps_now.target AND k.table_id <> gaps_now.table_id
+                    AND k.noted_at > (SELECT max(b.taken_at) FROM threadline.readable_baseline AS b WHERE b.table_id = gaps_now.table_id)) THEN
+        -- It was one, unseen, and written as one.
+        RETURN QUERY VALUES ('bypass', '{"findings": [{"state": "was_partition"}]}'::jsonb);
     END IF;
 END
 $$;
@@ -192,6 +197,7 @@ BEGIN
     -- First, so that nobody who watches takes the triggers for lost.
     UPDATE threadline.captured_table AS t SET enabled = false, disabled_at = ended WHERE t.table_id = stopped_id AND t.enabled;
     IF FOUND THEN
+        DELETE FROM threadline.known_partition AS k WHERE k.table_id = stopped_id;
         UPDATE threadline.gap AS g SET until_at = ended WHERE g.table_id = stopped_id AND g.until_at IS NULL;
         INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
     END IF;

@@ -312,4 +312,4 @@ CREATE VIEW threadline.audit_gaps WITH (security_barrier) AS
 SELECT g.table_schema, g.table_name, g.reason, g.since_at, g.until_at, g.detail
 FROM threadline.readable_gap g;
 COMMENT ON VIEW threadline.audit_gaps IS
-    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error. until_at infinity: still so.';
+    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass (detail: a partition that came, went or was rewritten, or a trigger that leaves changes out), purged, warn_on_error. until_at infinity: still so.';

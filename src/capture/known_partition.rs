@@ -1,6 +1,8 @@
 //! Partitions: noting one when its first row is recorded, and recording the rows that come or go with one. What is
 //! noted, and why, stands in sql/install/partitions.sql.
 
+use std::cell::RefCell;
+
 use pgrx::pg_sys;
 
 use super::image::op;
@@ -23,9 +25,46 @@ mod column {
     pub const FILENODE: usize = 4;
 }
 
+thread_local! {
+    /// Partitions that this transaction's TRUNCATEs emptied. What is to be said of them is not said at once: it would
+    /// take a command number, and the TRUNCATE's other triggers would seem to belong to another statement.
+    static EMPTIED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// TRUNCATE of the partition was recorded.
+pub fn emptied(leaf: pg_sys::Oid) {
+    EMPTIED.with_borrow_mut(|leaves| leaves.push(leaf));
+}
+
+pub fn any_emptied() -> bool {
+    EMPTIED.with_borrow(|leaves| !leaves.is_empty())
+}
+
+/// The transaction is over.
+pub fn forget_emptied() {
+    EMPTIED.with_borrow_mut(Vec::clear);
+}
+
+/// Says what is to be said of emptied partitions.
+pub fn note_emptied() -> Result<(), Error> {
+    let leaves = EMPTIED.take();
+    if relation::own_relation(c"known_partition").is_none() {
+        return Ok(());
+    }
+    leaves.into_iter().try_for_each(note_emptied_one)
+}
+
+fn note_emptied_one(leaf: pg_sys::Oid) -> Result<(), Error> {
+    let arguments = [(pg_sys::OIDOID, Some(Value::new(leaf.into())))];
+    user::as_owner(|| spi::execute("SELECT threadline.note_emptied($1)", &arguments))
+}
+
 /// Notes the partition that the row is of, unless that was done: once a session and plan.
 pub fn note(plan: &Plan, trigger: &TriggerCall) -> Result<(), Error> {
     let table_id = plan.policy.table_id;
+    if EMPTIED.with_borrow_mut(|leaves| leaves.extract_if(.., |leaf| *leaf == trigger.relation()).count()) > 0 {
+        note_emptied_one(trigger.relation())?;
+    }
     let triggers = trigger.same_function();
     if !is_known(table_id, trigger.relation(), &triggers)? {
         let newest = triggers.iter().copied().max().unwrap_or(0);
@@ -45,8 +84,8 @@ pub fn note(plan: &Plan, trigger: &TriggerCall) -> Result<(), Error> {
 /// Whether the partition was noted as one of the table with one of these triggers, as it is committed now, and not
 /// emptied by TRUNCATE since.
 fn is_known(table_id: i32, leaf: pg_sys::Oid, triggers: &[u32]) -> Result<bool, Error> {
-    let table =
-        relation::own_relation(c"known_partition").ok_or_else(|| Error::StorageMissing { relation: "known_partition".into() })?;
+    let table = relation::own_relation(c"known_partition")
+        .ok_or_else(|| Error::StorageMissing { relation: "known_partition".into() })?;
     let origin = xact::system_identifier();
     let mut known = false;
     scan::each_current_row(table, |row| {
@@ -63,7 +102,8 @@ fn is_known(table_id: i32, leaf: pg_sys::Oid, triggers: &[u32]) -> Result<bool, 
 
 /// `threadline.holds_older_rows(table_id, leaf, trigger_id, attached_by)`
 pub fn holds_older_rows(call: &mut Call) -> pg_sys::Datum {
-    let (Some(table_id), Some(leaf), Some(trigger)) = (call.value(0).map(Value::as_i32), call.oid(1), call.oid(2)) else {
+    let (Some(table_id), Some(leaf), Some(trigger)) = (call.value(0).map(Value::as_i32), call.oid(1), call.oid(2))
+    else {
         return call.return_null();
     };
     let attached_by = call.value(3).map(Value::as_i32);

@@ -8,7 +8,7 @@ use super::buffer::Place;
 use super::image::{Change, Encoded, Key, op};
 use super::jsonb;
 use super::trigger::{plan_of, record};
-use super::{buffer, cost};
+use super::{buffer, cost, known_partition};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
 use crate::error::{Error, OrRaise};
@@ -87,28 +87,18 @@ pub fn record_truncate(target: pg_sys::Oid, plan: &Plan) -> Result<(), Error> {
         return Ok(());
     }
     let leaves = relation::with_partitions(target, pg_sys::AccessExclusiveLock as i32);
+    leaves.iter().filter(|leaf| **leaf != policy.root).for_each(|leaf| known_partition::emptied(*leaf));
     if target == policy.root && holds_more_rows(&leaves, policy.options.truncated_rows()) {
         mark(plan, marked.command)?;
         MARKED.with_borrow_mut(|marks| marks.push(marked));
-        return note_emptied(target, policy.root);
+        return Ok(());
     }
     for leaf in &leaves {
         if *leaf == target || !relation::has_truncate_trigger(*leaf) {
             record_all(*leaf, op::TRUNCATE)?;
         }
     }
-    buffer::flush()?;
-    note_emptied(target, policy.root)
-}
-
-/// Partitions get new files now, and that is recorded. Those that were made since the table was put under capture get
-/// the trigger that they lack: TRUNCATE has them locked.
-fn note_emptied(target: pg_sys::Oid, root: pg_sys::Oid) -> Result<(), Error> {
-    if !relation::is_partitioned(root) {
-        return Ok(());
-    }
-    let arguments = [(pg_sys::REGCLASSOID, Some(Value::new(target.into())))];
-    user::as_owner(|| spi::execute("SELECT threadline.note_emptied($1)", &arguments))
+    buffer::flush()
 }
 
 /// Whether the relations hold more than `limit` rows together.

@@ -90,7 +90,9 @@ unsafe fn is_older(header: pg_sys::HeapTupleHeader, before_command: Option<i32>)
             return before_command.is_some_and(|attached| super::trigger::command_of_insert(header) < attached);
         }
         let frozen = pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID;
-        if bits & frozen != frozen && (pg_sys::TransactionIdIsInProgress(writer) || !pg_sys::TransactionIdDidCommit(writer)) {
+        if bits & frozen != frozen
+            && (pg_sys::TransactionIdIsInProgress(writer) || !pg_sys::TransactionIdDidCommit(writer))
+        {
             return false;
         }
         if bits & (pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_LOCK_ONLY | pg_sys::HEAP_XMAX_IS_MULTI) != 0 {
@@ -104,7 +106,11 @@ unsafe fn is_older(header: pg_sys::HeapTupleHeader, before_command: Option<i32>)
 }
 
 /// Goes on as long as `visit` says.
-fn each_slot(relation: &OpenRelation, snapshot: pg_sys::Snapshot, mut visit: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
+fn each_slot(
+    relation: &OpenRelation,
+    snapshot: pg_sys::Snapshot,
+    mut visit: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool,
+) {
     // SAFETY: the snapshot is registered while the scan runs, the slot is of the table's own kind, and both are
     // released at the end; an error leaves them to the resource owner.
     unsafe {

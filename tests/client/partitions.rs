@@ -39,8 +39,15 @@ fn assert_complete(s: &mut Session, when: &str) {
 /// A gap, said everywhere, until a new baseline.
 fn assert_gap(s: &mut Session, found: &[&str]) {
     assert_eq!(findings(s), found);
-    assert_eq!(s.one("SELECT status FROM threadline.audit_coverage() WHERE table_name = 'p'"), "uncovered", "{found:?}");
-    assert_eq!(s.one("SELECT severity FROM threadline.audit_health() WHERE check_name = 'capture_triggers'"), "critical");
+    assert_eq!(
+        s.one("SELECT status FROM threadline.audit_coverage() WHERE table_name = 'p'"),
+        "uncovered",
+        "{found:?}"
+    );
+    assert_eq!(
+        s.one("SELECT severity FROM threadline.audit_health() WHERE check_name = 'capture_triggers'"),
+        "critical"
+    );
     assert_ne!(s.one("SELECT threadline.replay_check('p') ->> 'verdict'"), "holds", "{found:?}");
     assert_eq!(s.one("SELECT complete FROM threadline.audit_as_of('p', 1, 'infinity')"), "f", "{found:?}");
     s.run("SELECT threadline.audit_maintain()");
@@ -56,7 +63,9 @@ fn now(s: &mut Session) -> String {
 }
 
 fn as_of(s: &mut Session, at: &str) -> String {
-    s.one(&format!("SELECT coalesce(string_agg(id || ' ' || v, ', ' ORDER BY id), '') FROM threadline.audit_as_of(NULL::p, '{at}')"))
+    s.one(&format!(
+        "SELECT coalesce(string_agg(id || ' ' || v, ', ' ORDER BY id), '') FROM threadline.audit_as_of(NULL::p, '{at}')"
+    ))
 }
 
 fn assert_silent(s: &Session) {
@@ -108,6 +117,7 @@ fn a_partition_that_comes_empty_is_no_gap() {
 
 #[test]
 fn a_partition_that_comes_with_rows_is_a_gap_from_before_it_came() {
+    let (_db, mut s) = captured("part_rows");
     for attach in [
         "CREATE TABLE x (LIKE p INCLUDING ALL); INSERT INTO x VALUES (100, 'brought'); ALTER TABLE p ATTACH PARTITION x FOR VALUES FROM (100) TO (200)",
         "BEGIN; CREATE TABLE x (LIKE p INCLUDING ALL); INSERT INTO x VALUES (100, 'brought'); ALTER TABLE p ATTACH PARTITION x FOR VALUES FROM (100) TO (200); COMMIT",
@@ -115,8 +125,14 @@ fn a_partition_that_comes_with_rows_is_a_gap_from_before_it_came() {
         "CREATE TABLE y (LIKE p INCLUDING ALL) PARTITION BY RANGE (id); CREATE TABLE x PARTITION OF y FOR VALUES FROM (100) TO (200); INSERT INTO y VALUES (100, 'brought'); ALTER TABLE p ATTACH PARTITION y FOR VALUES FROM (100) TO (200)",
         "BEGIN; CREATE TABLE y (LIKE p INCLUDING ALL) PARTITION BY RANGE (id); CREATE TABLE x PARTITION OF y FOR VALUES FROM (100) TO (200); INSERT INTO y VALUES (100, 'brought'); ALTER TABLE p ATTACH PARTITION y FOR VALUES FROM (100) TO (200); COMMIT",
     ] {
-        for written in ["", "UPDATE p SET v = 'later' WHERE id = 100", "INSERT INTO p VALUES (101, 'other')", "DELETE FROM x", "BEGIN; UPDATE x SET v = 'n'; ROLLBACK", "DELETE FROM p WHERE id = 100"] {
-            let (_db, mut s) = captured("part_rows");
+        for written in [
+            "",
+            "UPDATE p SET v = 'later' WHERE id = 100",
+            "INSERT INTO p VALUES (101, 'other')",
+            "DELETE FROM x",
+            "BEGIN; UPDATE x SET v = 'n'; ROLLBACK",
+            "DELETE FROM p WHERE id = 100",
+        ] {
             for statement in attach.split("; ") {
                 s.run(statement);
             }
@@ -126,9 +142,20 @@ fn a_partition_that_comes_with_rows_is_a_gap_from_before_it_came() {
             }
             s.run("UPDATE p SET v = 'uno' WHERE id = 1");
             // A later change proves nothing of the time before it.
-            assert_eq!(s.one(&format!("SELECT complete FROM threadline.audit_as_of('p', 100, '{between}')")), "f", "{attach}; {written}");
+            assert_eq!(
+                s.one(&format!("SELECT complete FROM threadline.audit_as_of('p', 100, '{between}')")),
+                "f",
+                "{attach}; {written}"
+            );
             assert_gap(&mut s, &["public.x attached"]);
-            assert_eq!(s.one(&format!("SELECT complete FROM threadline.audit_as_of('p', 100, '{between}')")), "f", "{attach}; {written}");
+            assert_eq!(
+                s.one(&format!("SELECT complete FROM threadline.audit_as_of('p', 100, '{between}')")),
+                "f",
+                "{attach}; {written}"
+            );
+            s.run("DROP TABLE p");
+            s.run("SELECT threadline.audit_maintain()");
+            s.run(&format!("{P} SELECT threadline.audit_enable('p')"));
         }
     }
 }
@@ -166,7 +193,8 @@ fn a_partition_that_goes_is_a_gap() {
     // Never written, so nothing is lost with it.
     s.run("CREATE TABLE x PARTITION OF p FOR VALUES FROM (100) TO (200); DROP TABLE x");
     assert_eq!(findings(&mut s), [""; 0]);
-    s.run("CREATE TABLE x PARTITION OF p FOR VALUES FROM (100) TO (200); INSERT INTO p VALUES (100); TRUNCATE p; DROP TABLE x");
+    s.run("CREATE TABLE x PARTITION OF p FOR VALUES FROM (100) TO (200); INSERT INTO p VALUES (100); TRUNCATE p");
+    s.run("DROP TABLE x");
     assert_eq!(findings(&mut s), [""; 0], "emptied by a TRUNCATE that was recorded");
 }
 
@@ -178,16 +206,16 @@ fn truncate_of_a_partition_that_has_no_trigger_yet() {
     assert_complete(&mut s, "made");
     s.run("TRUNCATE x");
     assert_gap(&mut s, &["public.x rewritten"]);
-    s.run("INSERT INTO p VALUES (100, 'again'); TRUNCATE x");
-    assert_complete(&mut s, "armed by audit_enable");
+    s.run("INSERT INTO p VALUES (100, 'again'); TRUNCATE x"); // armed by audit_enable
+    assert_complete_now(&mut s);
     // TRUNCATE of the whole table arms what it truncates.
     s.run("CREATE TABLE y PARTITION OF p FOR VALUES FROM (200) TO (300)");
     s.run("INSERT INTO p VALUES (200, 'a'); TRUNCATE p; INSERT INTO p VALUES (200, 'b'); TRUNCATE y");
-    assert_complete(&mut s, "armed by TRUNCATE");
+    assert_complete_now(&mut s);
     // A transaction that made a partition arms it with its first row: nobody else can use it yet.
     s.run("BEGIN; CREATE TABLE z PARTITION OF p FOR VALUES FROM (300) TO (400); INSERT INTO p VALUES (300, 'a'); TRUNCATE z; INSERT INTO p VALUES (300, 'b'); COMMIT");
     s.run("TRUNCATE z");
-    assert_complete(&mut s, "armed by its maker");
+    assert_complete_now(&mut s);
     s.run("CREATE TABLE w (LIKE p INCLUDING ALL); INSERT INTO w VALUES (400, 'x')");
     s.run("ALTER TABLE p ATTACH PARTITION w FOR VALUES FROM (400) TO (500)");
     s.run("TRUNCATE w");
@@ -204,7 +232,10 @@ fn a_table_captured_by_name_goes_on_as_a_partition() {
         db.session().run("UPDATE p SET v = 'joint' WHERE id = 100; UPDATE x SET v = 'direct' WHERE id = 100; INSERT INTO p VALUES (101, 'new')");
         let told = s.column("SELECT concat_ws(' ', table_name, op, data_after ->> 'v') FROM threadline.audit_changes WHERE table_pk ->> 'id' <> '1' ORDER BY id");
         let came = if watched_too { "p insert own" } else { "" };
-        let expected: Vec<&str> = ["x insert own", came, "p update joint", "p update direct", "p insert new"].into_iter().filter(|c| !c.is_empty()).collect();
+        let expected: Vec<&str> = ["x insert own", came, "p update joint", "p update direct", "p insert new"]
+            .into_iter()
+            .filter(|c| !c.is_empty())
+            .collect();
         assert_eq!(told, expected, "once each, and under the table it is a part of");
         if !watched_too {
             assert_gap(&mut s, &["public.x attached"]);
@@ -215,7 +246,10 @@ fn a_table_captured_by_name_goes_on_as_a_partition() {
             s.one("SELECT detail ->> 'captured_as' FROM threadline.audit_gaps WHERE table_name = 'x' AND until_at = 'infinity'"),
             "public.p"
         );
-        assert_eq!(s.column(&format!("SELECT row_data ->> 'v' FROM threadline.audit_table_as_of('x', '{before}')")), ["own"]);
+        assert_eq!(
+            s.column(&format!("SELECT row_data ->> 'v' FROM threadline.audit_table_as_of('x', '{before}')")),
+            ["own"]
+        );
         s.run("TRUNCATE x");
         assert_complete_now(&mut s);
     }
@@ -231,16 +265,44 @@ fn the_command_records_the_rows_that_it_moves() {
     let (_db, mut s) = watched("part_moves");
     s.run("CREATE TABLE other (extra int, v text, id int PRIMARY KEY); ALTER TABLE other DROP extra; INSERT INTO other VALUES ('a', 100), ('b', 101)");
     let steps = [
-        ("ALTER TABLE p ATTACH PARTITION other FOR VALUES FROM (100) TO (200)", "1 one, 100 a, 101 b", "2 rows with partition public.other of public.p"),
+        (
+            "ALTER TABLE p ATTACH PARTITION other FOR VALUES FROM (100) TO (200)",
+            "1 one, 100 a, 101 b",
+            "2 rows with partition public.other of public.p",
+        ),
         ("ALTER TABLE p DETACH PARTITION other", "1 one", "2 rows with partition public.other of public.p"),
-        ("INSERT INTO other VALUES ('c', 102); ALTER TABLE p ATTACH PARTITION other FOR VALUES FROM (100) TO (200)", "1 one, 100 a, 101 b, 102 c", "3 rows with partition public.other of public.p"),
-        ("ALTER TABLE p DETACH PARTITION other CONCURRENTLY", "1 one", "3 rows with partition public.other of public.p"),
-        ("DELETE FROM other WHERE id = 102; ALTER TABLE p ATTACH PARTITION other FOR VALUES FROM (100) TO (200)", "1 one, 100 a, 101 b", "2 rows with partition public.other of public.p"),
+        (
+            "INSERT INTO other VALUES ('c', 102); ALTER TABLE p ATTACH PARTITION other FOR VALUES FROM (100) TO (200)",
+            "1 one, 100 a, 101 b, 102 c",
+            "3 rows with partition public.other of public.p",
+        ),
+        (
+            "ALTER TABLE p DETACH PARTITION other CONCURRENTLY",
+            "1 one",
+            "3 rows with partition public.other of public.p",
+        ),
+        (
+            "DELETE FROM other WHERE id = 102; ALTER TABLE p ATTACH PARTITION other FOR VALUES FROM (100) TO (200)",
+            "1 one, 100 a, 101 b",
+            "2 rows with partition public.other of public.p",
+        ),
         ("DROP TABLE other", "1 one", "2 rows with partition public.other of public.p"),
-        ("CREATE TABLE sub (LIKE p INCLUDING ALL) PARTITION BY RANGE (id); CREATE TABLE sub1 PARTITION OF sub FOR VALUES FROM (200) TO (210); CREATE TABLE sub2 PARTITION OF sub DEFAULT; INSERT INTO sub VALUES (200, 's'), (299, 't'); ALTER TABLE p ATTACH PARTITION sub FOR VALUES FROM (200) TO (300)", "1 one, 200 s, 299 t", "1 rows with partition public.sub2 of public.p"),
+        (
+            "CREATE TABLE sub (LIKE p INCLUDING ALL) PARTITION BY RANGE (id); CREATE TABLE sub1 PARTITION OF sub FOR VALUES FROM (200) TO (210); CREATE TABLE sub2 PARTITION OF sub DEFAULT; INSERT INTO sub VALUES (200, 's'), (299, 't'); ALTER TABLE p ATTACH PARTITION sub FOR VALUES FROM (200) TO (300)",
+            "1 one, 200 s, 299 t",
+            "1 rows with partition public.sub2 of public.p",
+        ),
         ("ALTER TABLE sub DETACH PARTITION sub1", "1 one, 299 t", "1 rows with partition public.sub1 of public.p"),
-        ("ALTER TABLE sub ATTACH PARTITION sub1 FOR VALUES FROM (200) TO (210); ALTER TABLE p DETACH PARTITION sub", "1 one", "1 rows with partition public.sub2 of public.p"),
-        ("ALTER TABLE p ATTACH PARTITION sub FOR VALUES FROM (200) TO (300); DROP TABLE sub CASCADE", "1 one", "1 rows with partition public.sub2 of public.p"),
+        (
+            "ALTER TABLE sub ATTACH PARTITION sub1 FOR VALUES FROM (200) TO (210); ALTER TABLE p DETACH PARTITION sub",
+            "1 one",
+            "1 rows with partition public.sub2 of public.p",
+        ),
+        (
+            "ALTER TABLE p ATTACH PARTITION sub FOR VALUES FROM (200) TO (300); DROP TABLE sub CASCADE",
+            "1 one",
+            "1 rows with partition public.sub2 of public.p",
+        ),
     ];
     let mut states = vec![("1 one".to_string(), now(&mut s))];
     for (ddl, after, comment) in steps {
@@ -248,14 +310,28 @@ fn the_command_records_the_rows_that_it_moves() {
             s.run(statement);
         }
         assert_complete(&mut s, ddl);
-        assert_eq!(s.one("SELECT comment FROM threadline.audit_actions ORDER BY inserted_at DESC LIMIT 1"), comment, "{ddl}");
+        assert_eq!(
+            s.one("SELECT comment FROM threadline.audit_actions ORDER BY inserted_at DESC LIMIT 1"),
+            comment,
+            "{ddl}"
+        );
         states.push((after.to_string(), now(&mut s)));
         for (state, at) in &states {
             assert_eq!(&as_of(&mut s, at), state, "{ddl}, as of {at}");
         }
     }
     let history = s.column("SELECT concat_ws(' ', op, action_name, complete) FROM threadline.audit_history('p', 100)");
-    assert_eq!(history, ["delete partition.drop t", "insert partition.attach t", "delete partition.detach t", "insert partition.attach t", "delete partition.detach t", "insert partition.attach t"]);
+    assert_eq!(
+        history,
+        [
+            "delete partition.drop t",
+            "insert partition.attach t",
+            "delete partition.detach t",
+            "insert partition.attach t",
+            "delete partition.detach t",
+            "insert partition.attach t"
+        ]
+    );
     assert_silent(&s);
 }
 
@@ -266,7 +342,10 @@ fn a_move_inside_a_transaction_that_writes() {
            ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10); UPDATE p SET v = 'last' WHERE id = 1; COMMIT");
     let told = s.column("SELECT concat_ws(' ', op, data_after ->> 'v') FROM threadline.audit_changes WHERE table_name = 'p' AND coalesce(data_after ->> 'v', '') <> 'one' ORDER BY statement_no, id");
     assert_eq!(told, ["update first", "delete", "insert unseen", "update last"]);
-    assert_eq!(s.one("SELECT DISTINCT action_name FROM threadline.audit_history('p', 1) WHERE op = 'delete'"), "own.action");
+    assert_eq!(
+        s.one("SELECT DISTINCT action_name FROM threadline.audit_history('p', 1) WHERE op = 'delete'"),
+        "own.action"
+    );
     assert_complete(&mut s, "the transaction");
     s.run("BEGIN; DROP TABLE p1; ROLLBACK; BEGIN; ALTER TABLE p DETACH PARTITION p1; ROLLBACK");
     assert_complete(&mut s, "undone");
@@ -280,15 +359,29 @@ fn more_rows_than_the_cap_are_a_gap_with_the_command() {
     s.run("SELECT threadline.audit_enable('p', options => '{\"truncate_cap\": 3}'); CREATE TABLE x (LIKE p INCLUDING ALL); INSERT INTO x SELECT g, 'x' FROM generate_series(100, 103) g");
     let before = now(&mut s);
     s.run("ALTER TABLE p ATTACH PARTITION x FOR VALUES FROM (100) TO (200)");
-    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes WHERE table_name = 'p' AND table_pk ->> 'id' = '100'"), 0);
-    assert_eq!(s.one(&format!("SELECT since_at > '{before}' FROM threadline.audit_gaps WHERE table_name = 'p' AND until_at = 'infinity'")), "t");
+    assert_eq!(
+        s.number("SELECT count(*) FROM threadline.audit_changes WHERE table_name = 'p' AND table_pk ->> 'id' = '100'"),
+        0
+    );
+    assert_eq!(
+        s.one(&format!(
+            "SELECT since_at > '{before}' FROM threadline.audit_gaps WHERE table_name = 'p' AND until_at = 'infinity'"
+        )),
+        "t"
+    );
     assert_gap(&mut s, &["public.x attached"]);
     s.run("ALTER TABLE p DETACH PARTITION x");
     assert_gap(&mut s, &["public.x detached"]);
     s.run("CREATE SCHEMA side; CREATE TABLE side.y PARTITION OF p FOR VALUES FROM (300) TO (400); INSERT INTO p VALUES (300, 'z')");
     let before = now(&mut s);
     s.run("DROP SCHEMA side CASCADE");
-    assert_eq!(s.one(&format!("SELECT since_at > '{before}' FROM threadline.audit_gaps WHERE table_name = 'p' AND until_at = 'infinity'")), "t", "noted by the command");
+    assert_eq!(
+        s.one(&format!(
+            "SELECT since_at > '{before}' FROM threadline.audit_gaps WHERE table_name = 'p' AND until_at = 'infinity'"
+        )),
+        "t",
+        "noted by the command"
+    );
     s.run("SELECT threadline.audit_enable('p')");
     s.assert_replay_holds("p");
 }

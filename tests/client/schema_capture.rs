@@ -160,7 +160,10 @@ fn attached_and_detached_partitions_change_hands() {
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes WHERE data_after ->> 'r' = 'b'"), 1, "once");
     s.assert_replay_holds("p");
     plain.run("ALTER TABLE p ATTACH PARTITION pd FOR VALUES IN ('d')");
-    assert_eq!(s.one("SELECT concat_ws(' ', table_name, op) FROM threadline.audit_changes ORDER BY id DESC LIMIT 1"), "p insert");
+    assert_eq!(
+        s.one("SELECT concat_ws(' ', table_name, op) FROM threadline.audit_changes ORDER BY id DESC LIMIT 1"),
+        "p insert"
+    );
     s.assert_replay_holds("p");
     plain.run("ALTER TABLE p DETACH PARTITION pa; INSERT INTO pa VALUES (3, 'a'); ALTER TABLE p DETACH PARTITION pb; INSERT INTO pb VALUES (4, 'b')");
     assert_eq!(captured(&mut s), "p pa pb");

@@ -94,7 +94,9 @@ pub const PATHS: &[WritePath] = &[
         p.run("ALTER TABLE t DETACH PARTITION t_rest; UPDATE t SET v = 'y'; INSERT INTO t_rest VALUES (901, 'a', 'on its own')");
         assert_eq!(p.changes(), ["~t 1,a v:x>y"]);
         // Rows that come or go with a partition are no row changes; without event triggers they are a gap.
-        let incomplete = |p: &mut Path| p.s.one("SELECT concat_ws(' ', verdict, complete) FROM jsonb_to_record(threadline.replay_check('t')) AS c (verdict text, complete bool)");
+        let incomplete = |p: &mut Path| {
+            p.s.one("SELECT concat_ws(' ', verdict, complete) FROM jsonb_to_record(threadline.replay_check('t')) AS c (verdict text, complete bool)")
+        };
         assert_eq!(incomplete(p), "violated f", "the record still has the detached rows");
         p.run("ALTER TABLE t ATTACH PARTITION t_rest DEFAULT; DELETE FROM t_rest WHERE id = 901; UPDATE t SET v = 'z' WHERE id = 900");
         assert_eq!(p.changes()[1..], ["-t 901,a on its own | ~t 900,a v:x>z"]);
