@@ -42,6 +42,8 @@ $$;
 CREATE FUNCTION threadline.partition_findings(table_id integer, target oid) RETURNS TABLE (relation oid, state text)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
+-- Compiling the statement would take longer than running it.
+SET jit = off
 AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = partition_findings.target AND c.relkind = 'p') THEN
@@ -53,23 +55,25 @@ BEGIN
         UNION ALL
         SELECT h.inhrelid FROM tree AS t JOIN pg_inherits AS h ON h.inhparent = t.inhrelid WHERE NOT h.inhdetachpending
     ), leaf AS MATERIALIZED (
-        SELECT c.oid, c.relfilenode, threadline.partition_trigger(c.oid) AS trigger_id
+        SELECT c.oid, c.relfilenode,
+               -- partition_trigger(), without a call for each.
+               (SELECT max(g.oid) FROM pg_trigger AS g
+                WHERE g.tgrelid = c.oid AND g.tgparentid <> 0 AND g.tgfoid = 'threadline.capture_row()'::regprocedure) AS trigger_id
         FROM tree AS t JOIN pg_class AS c ON c.oid = t.inhrelid AND c.relkind = 'r'
     ), known AS MATERIALIZED (
-        SELECT k.*, k.origin = threadline.origin() AS is_ours FROM threadline.readable_partition AS k
+        SELECT k.relation::oid AS relation, k.trigger_id, k.filenode, k.came_with_rows, k.origin = here.origin AS is_ours
+        FROM (SELECT threadline.origin() AS origin OFFSET 0) AS here
+        CROSS JOIN threadline.readable_partition AS k
         WHERE k.table_id = partition_findings.table_id
     ), judged AS MATERIALIZED (
-        SELECT l.oid, l.trigger_id, l.relfilenode, k.*
+        SELECT l.oid, l.relfilenode, count(k.relation) > 0 AS is_known, coalesce(bool_or(k.came_with_rows), false) AS came_with_rows,
+               -- A file of number 0 was emptied by a TRUNCATE that was recorded.
+               bool_and(k.is_ours AND k.filenode NOT IN (0, l.relfilenode)) AS is_rewritten
         FROM leaf AS l
-        CROSS JOIN LATERAL (
-            SELECT count(*) > 0 AS is_known, coalesce(bool_or(k.came_with_rows), false) AS came_with_rows,
-                   -- A file of number 0 was emptied by a TRUNCATE that was recorded.
-                   bool_and(k.is_ours AND k.filenode NOT IN (0, l.relfilenode)) AS is_rewritten
-            FROM known AS k
-            WHERE k.relation = l.oid AND (k.trigger_id = l.trigger_id OR NOT k.is_ours)
-        ) AS k
+        LEFT JOIN known AS k ON k.relation = l.oid AND (k.trigger_id = l.trigger_id OR NOT k.is_ours)
         -- Without its row trigger it is a finding of another kind.
         WHERE l.trigger_id IS NOT NULL
+        GROUP BY l.oid, l.relfilenode
     )
     SELECT j.oid, 'attached'
     FROM judged AS j
@@ -84,12 +88,12 @@ BEGIN
       AND NOT EXISTS (SELECT FROM pg_trigger AS g
                       WHERE g.tgrelid = j.oid AND g.tgfoid = 'threadline.capture_truncate()'::regprocedure AND g.tgenabled IN ('O', 'A'))
     UNION ALL
-    SELECT DISTINCT k.relation::oid, CASE WHEN c.oid IS NULL THEN 'dropped' ELSE 'detached' END
+    SELECT DISTINCT k.relation, CASE WHEN c.oid IS NULL THEN 'dropped' ELSE 'detached' END
     FROM known AS k
+    LEFT JOIN leaf AS l ON l.oid = k.relation
     LEFT JOIN pg_class AS c ON c.oid = k.relation
     WHERE k.filenode <> 0
-      AND NOT EXISTS (SELECT FROM leaf AS l
-                      WHERE l.oid = k.relation AND (l.trigger_id IS NULL OR l.trigger_id = k.trigger_id OR NOT k.is_ours));
+      AND (l.oid IS NULL OR l.trigger_id <> k.trigger_id AND k.is_ours);
 END
 $$;
 
