@@ -8,6 +8,7 @@ pub mod event_trigger;
 pub mod ffi;
 pub mod function;
 pub mod index_insert;
+pub mod leaf;
 pub mod memory;
 pub mod relation;
 pub mod scan;

@@ -28,6 +28,8 @@ mod history;
 mod keys;
 #[path = "client/limits.rs"]
 mod limits;
+#[path = "client/log_changes.rs"]
+mod log_changes;
 #[path = "client/memory.rs"]
 mod memory;
 #[path = "client/partitions.rs"]
