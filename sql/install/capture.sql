@@ -436,7 +436,6 @@ DECLARE
     masked        int2[];
     others        boolean;
     armed         boolean;
-    own_trigger   name;
     partition     regclass;
     started       timestamptz;
 BEGIN
@@ -494,21 +493,7 @@ BEGIN
         -- What went unrecorded since it was last in order is a gap; being armed closes it.
         PERFORM threadline.observe_capture(was.table_id);
     END IF;
-    IF NOT threadline.capture_armed(enable_capture.target) THEN
-        SELECT g.tgname INTO own_trigger
-        FROM pg_trigger AS g
-        WHERE g.tgrelid = enable_capture.target AND g.tgfoid = 'threadline.capture_row()'::regprocedure AND g.tgparentid = 0
-        ORDER BY g.tgname
-        LIMIT 1;
-        -- Partitions get their table's row trigger under its name, and ATTACH PARTITION fails where they have one of that
-        -- name. So a name that others may get is no other table's.
-        own_trigger := coalesce(own_trigger, 'threadline_capture' || CASE
-            WHEN enable_capture.for_schema OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = enable_capture.target AND c.relkind = 'p')
-            THEN '_' || enable_capture.target::oid ELSE '' END);
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
-                       own_trigger, target_name);
-        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
-    END IF;
+    PERFORM threadline.arm_table(enable_capture.target, enable_capture.for_schema);
     PERFORM threadline.arm_partitions(enable_capture.target);
 
     started := clock_timestamp();

@@ -70,6 +70,10 @@ AS $$
         SELECT k.oid AS root, f.relation, f.capture, f.state
         FROM captured AS k CROSS JOIN LATERAL threadline.trigger_findings(k.oid) AS f
         WHERE k.enabled
+    ), moved AS MATERIALIZED (
+        SELECT k.oid AS root, m.relation, m.state
+        FROM captured AS k CROSS JOIN LATERAL threadline.partition_findings(k.table_id, k.oid) AS m
+        WHERE k.enabled
     ), placed AS (
         SELECT c.*,
                (SELECT a.upper FROM above AS a JOIN captured AS k ON k.oid = a.upper AND k.enabled
@@ -89,8 +93,8 @@ AS $$
                    WHERE d.root = p.root AND (p.oid = p.root OR d.relation IN (p.oid, p.root))
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'partition_' || m.state, 'partition', coalesce(threadline.qualified_name(m.relation), m.relation::text))
-                   FROM captured AS k CROSS JOIN LATERAL threadline.partition_findings(k.table_id, k.oid) AS m
-                   WHERE k.oid = p.root AND (p.oid = p.root OR m.relation = p.oid)
+                   FROM moved AS m
+                   WHERE m.root = p.root AND (p.oid = p.root OR m.relation = p.oid)
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'no_primary_key')
                    WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid AND i.indisprimary)

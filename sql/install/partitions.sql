@@ -146,7 +146,7 @@ AS $$
 DECLARE
     now_file oid;
 BEGIN
-    SELECT c.relfilenode INTO now_file FROM pg_class AS c WHERE c.oid = note_emptied.leaf AND threadline.is_own_xid(c.xmin);
+    SELECT c.relfilenode INTO now_file FROM pg_class AS c WHERE c.oid = note_emptied.leaf AND c.relkind = 'r' AND threadline.is_own_xid(c.xmin);
     IF FOUND THEN
         UPDATE threadline.known_partition AS k
         SET filenode = CASE WHEN pg_relation_size(note_emptied.leaf) > 0 THEN now_file ELSE 0 END

@@ -55,6 +55,34 @@ CREATE FUNCTION threadline.capture_armed(target oid) RETURNS boolean
 LANGUAGE sql STABLE
 RETURN NOT EXISTS (SELECT FROM threadline.trigger_findings(capture_armed.target));
 
+-- Makes the triggers of a table, or makes them whole again; what is not of ours stays.
+CREATE FUNCTION threadline.arm_table(target regclass, for_schema boolean) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target_name CONSTANT text := threadline.qualified_name(arm_table.target);
+    own_trigger name;
+BEGIN
+    IF threadline.capture_armed(arm_table.target) THEN
+        RETURN;
+    END IF;
+    SELECT g.tgname INTO own_trigger
+    FROM pg_trigger AS g
+    WHERE g.tgrelid = arm_table.target AND g.tgfoid = 'threadline.capture_row()'::regprocedure AND g.tgparentid = 0
+    ORDER BY g.tgname
+    LIMIT 1;
+    -- Partitions get their table's row trigger under its name, and ATTACH PARTITION fails where they have one of that name.
+    -- So a name that others may get is no other table's.
+    own_trigger := coalesce(own_trigger, 'threadline_capture' || CASE
+        WHEN arm_table.for_schema OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = arm_table.target AND c.relkind = 'p')
+        THEN '_' || arm_table.target::oid ELSE '' END);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
+                   own_trigger, target_name);
+    EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
+END
+$$;
+
 -- The same as gaps, by reason, and what else the catalogs tell: of partitions (partitions.sql), and of a table captured
 -- for itself that is recorded as a partition of another. A NULL target is a table that was dropped.
 CREATE FUNCTION threadline.gaps_now(table_id integer, target oid) RETURNS TABLE (reason text, detail jsonb)

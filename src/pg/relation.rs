@@ -268,11 +268,6 @@ pub fn of_row_type(type_oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
     (relid != pg_sys::InvalidOid).then_some(relid)
 }
 
-pub fn is_partitioned(relid: pg_sys::Oid) -> bool {
-    // SAFETY: catalog look-up; '\0' stands for "no such relation".
-    unsafe { pg_sys::get_rel_relkind(relid) as u8 == pg_sys::RELKIND_PARTITIONED_TABLE }
-}
-
 /// Tells every session to forget what it has cached of the relation, at the end of this transaction.
 pub fn invalidate(relid: pg_sys::Oid) {
     // SAFETY: raises an error for a relation that does not exist; callers pass existing ones.
