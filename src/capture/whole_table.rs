@@ -133,7 +133,7 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
     if relation.kind() != pg_sys::RELKIND_RELATION {
         return Ok(0);
     }
-    record_rows(&relation, &*plan_of(relid)?, kind)
+    record_rows(&relation, &plan_of(relid)?, kind)
 }
 
 /// Records each row of an open table by a plan, as one that arrives or leaves.
