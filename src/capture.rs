@@ -2,7 +2,8 @@
 //!
 //! `trigger` is where the server calls in; `image` turns rows into images; `buffer` holds them by subtransaction
 //! until a statement ends; `log` writes them below the executor; `transaction` adds the transaction's own row in
-//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE; `cost` counts what all this costs.
+//! pre-commit; `whole_table` records a table's every row, for baselines and TRUNCATE, `known_partition` those that come or go with a
+//! partition; `cost` counts what all this costs.
 
 pub mod buffer;
 pub mod cost;
@@ -10,6 +11,7 @@ pub mod encode;
 pub mod face;
 pub mod image;
 pub mod jsonb;
+pub mod known_partition;
 pub mod log;
 pub mod partition_move;
 pub mod ranges;

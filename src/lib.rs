@@ -24,7 +24,8 @@ extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires =
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["triggers"]);
 extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
 extension_sql_file!("../sql/install/full_row.sql", name = "full_row", requires = ["truncate"]);
-extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["full_row"]);
+extension_sql_file!("../sql/install/partitions.sql", name = "partitions", requires = ["full_row"]);
+extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["partitions"]);
 extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/typed.sql", name = "typed", requires = ["history"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["typed"]);

@@ -6,6 +6,7 @@ pub mod canonical;
 pub mod compat;
 pub mod datum;
 pub mod direct_insert;
+pub mod event_trigger;
 pub mod ffi;
 pub mod function;
 pub mod index_insert;

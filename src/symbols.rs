@@ -8,6 +8,10 @@ crate::sql_functions! {
     enable_schema_checked / pg_finfo_enable_schema_checked => crate::capture::face::enable_schema_checked;
     library_version / pg_finfo_library_version => crate::capture::face::library_version;
     take_baseline / pg_finfo_take_baseline => crate::capture::whole_table::take_baseline;
+    record_partition / pg_finfo_record_partition => crate::capture::known_partition::record_partition;
+    holds_older_rows / pg_finfo_holds_older_rows => crate::capture::known_partition::holds_older_rows;
+    is_own_xid / pg_finfo_is_own_xid => crate::capture::known_partition::is_own_xid;
+    before_drop / pg_finfo_before_drop => crate::capture::known_partition::before_drop;
     invalidate_relation / pg_finfo_invalidate_relation => crate::capture::face::invalidate_relation;
     current_audit_transaction_id / pg_finfo_current_audit_transaction_id =>
         crate::capture::face::current_audit_transaction_id;

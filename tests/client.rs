@@ -36,6 +36,8 @@ mod limits;
 mod log_changes;
 #[path = "client/memory.rs"]
 mod memory;
+#[path = "client/partitions.rs"]
+mod partitions;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]

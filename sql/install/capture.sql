@@ -413,7 +413,7 @@ BEGIN
         PERFORM threadline.ensure_partitions();
     END IF;
 
-    -- A partition captured by itself goes on as a part of this table: the trigger cloned to it would clash with its own.
+    -- A partition captured by itself goes on as a part of this table.
     FOR partition IN
         SELECT p.relid
         FROM pg_partition_tree(enable_capture.target) AS p
@@ -423,16 +423,12 @@ BEGIN
         PERFORM threadline.drop_capture(partition, jsonb_build_object('captured_as', target_name));
     END LOOP;
 
-    armed := threadline.capture_armed(enable_capture.target);
+    armed := NOT EXISTS (SELECT FROM threadline.gaps_now(was.table_id, enable_capture.target));
     IF NOT armed THEN
         -- What went unrecorded since it was last in order is a gap; being armed closes it.
         PERFORM threadline.observe_capture(was.table_id);
-        -- Partitions get their table's row trigger under its name. Where ATTACH PARTITION must not fail because both are
-        -- captured, no two tables' triggers have one name.
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
-                       'threadline_capture' || CASE WHEN enable_capture.for_schema THEN '_' || enable_capture.target::oid ELSE '' END, target_name);
-        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
+    PERFORM threadline.arm_table(enable_capture.target, enable_capture.for_schema);
     PERFORM threadline.arm_partitions(enable_capture.target);
 
     started := clock_timestamp();
@@ -473,7 +469,7 @@ BEGIN
                coalesce(enable_capture.mask_placeholder, t.placeholder), coalesce(enable_capture.options, t.options), true,
                enable_capture.for_schema);
     END IF;
-    PERFORM threadline.note_intact(was.table_id);
+    PERFORM threadline.note_intact(was.table_id, started);
 
     IF was.enabled IS DISTINCT FROM true OR NOT armed THEN
         -- Rows written while nothing was recorded are no ground for a delta: capture starts with a version of its own.
@@ -492,6 +488,9 @@ BEGIN
             OR threadline.keys_outdated(was.table_id, enable_capture.target))
     THEN
         PERFORM threadline.take_baseline(was.table_id, enable_capture.target);
+    END IF;
+    IF was.enabled IS DISTINCT FROM true OR NOT armed THEN
+        PERFORM threadline.note_partitions(was.table_id, enable_capture.target);
     END IF;
     IF others AND NOT enable_capture.for_schema THEN
         PERFORM threadline.ensure_partitions();

@@ -70,6 +70,10 @@ AS $$
         SELECT k.oid AS root, f.relation, f.capture, f.state
         FROM captured AS k CROSS JOIN LATERAL threadline.trigger_findings(k.oid) AS f
         WHERE k.enabled
+    ), moved AS MATERIALIZED (
+        SELECT k.oid AS root, m.relation, m.state
+        FROM captured AS k CROSS JOIN LATERAL threadline.partition_findings(k.table_id, k.oid) AS m
+        WHERE k.enabled
     ), placed AS (
         SELECT c.*,
                (SELECT a.upper FROM above AS a JOIN captured AS k ON k.oid = a.upper AND k.enabled
@@ -87,6 +91,10 @@ AS $$
                    FROM defect AS d
                    -- A partition lacks what it lacks itself, and what its table lacks for all.
                    WHERE d.root = p.root AND (p.oid = p.root OR d.relation IN (p.oid, p.root))
+                   UNION ALL
+                   SELECT jsonb_build_object('finding', 'partition_' || m.state, 'partition', coalesce(threadline.qualified_name(m.relation), m.relation::text))
+                   FROM moved AS m
+                   WHERE m.root = p.root AND (p.oid = p.root OR m.relation = p.oid)
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'no_primary_key')
                    WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid
@@ -169,6 +177,10 @@ AS $$
                WHEN 'trigger_narrowed' THEN format('the %s trigger on %s does not fire for every change', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_disabled' THEN format('the %s trigger on %s is disabled', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_replica_only' THEN format('the %s trigger on %s fires on replicas only', f.value ->> 'trigger', f.value ->> 'table')
+               WHEN 'partition_attached' THEN format('partition %s came with rows that are not recorded', f.value ->> 'partition')
+               WHEN 'partition_detached' THEN format('rows went unrecorded with partition %s', f.value ->> 'partition')
+               WHEN 'partition_dropped' THEN format('rows went unrecorded with dropped partition %s', f.value ->> 'partition')
+               WHEN 'partition_rewritten' THEN format('partition %s was truncated or rewritten before TRUNCATE of it was recorded', f.value ->> 'partition')
                WHEN 'member_of_extension' THEN format('it belongs to extension %s', f.value ->> 'extension')
                ELSE CASE WHEN uncovered_reason.switched_off IS NULL THEN 'it was never put under capture'
                          ELSE format('capture was switched off at %s', uncovered_reason.switched_off) END
@@ -205,4 +217,4 @@ AS $$
     ORDER BY n.nspname, c.relname
 $$;
 COMMENT ON FUNCTION threadline.audit_coverage(name) IS
-'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone is not recorded, key_not_unique: rows of one key share a history, full_row_key: captured without a key, so identical rows share a history, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';
+'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, partition_attached, partition_detached, partition_dropped: rows came or went with a partition unrecorded, partition_rewritten: it was truncated or rewritten before its TRUNCATE was recorded, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone would not be recorded, and be a gap, key_not_unique: rows of one key share a history, full_row_key: captured without a key, so identical rows share a history, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';

@@ -94,7 +94,7 @@ AS $$
         WHERE t.origin = threadline.origin() OR (n.nspname = t.schema_name AND c.relname = t.table_name)
     ), broken AS MATERIALIZED (
         SELECT l.name, string_agg(g.reason, ', ' ORDER BY g.reason) AS reasons
-        FROM live AS l CROSS JOIN LATERAL threadline.gaps_now(l.relation) AS g
+        FROM live AS l CROSS JOIN LATERAL threadline.gaps_now(l.table_id, l.relation) AS g
         WHERE l.enabled
         GROUP BY l.name
     ), uncovered AS MATERIALIZED (
@@ -121,7 +121,7 @@ AS $$
     ), event_trigger AS (
         SELECT count(*) FILTER (WHERE e.evtenabled IN ('O', 'A')) AS enabled
         FROM pg_event_trigger AS e
-        WHERE e.evtfoid IN ('threadline.after_ddl()'::regprocedure, 'threadline.after_drop()'::regprocedure)
+        WHERE e.evtfoid IN ('threadline.after_ddl()'::regprocedure, 'threadline.after_drop()'::regprocedure, 'threadline.before_drop()'::regprocedure)
     )
     SELECT 'capture_triggers', CASE count(b.name) WHEN 0 THEN 'ok' ELSE 'critical' END,
            CASE count(b.name) WHEN 0 THEN format('the triggers of %s tables under capture are in order', (SELECT count(*) FROM live AS l WHERE l.enabled))
@@ -144,9 +144,9 @@ AS $$
     FROM uncovered AS u
     UNION ALL
     SELECT 'new_tables',
-           CASE WHEN f.schemas IS NULL OR e.enabled = 2 THEN 'ok' ELSE 'critical' END,
+           CASE WHEN f.schemas IS NULL OR e.enabled = 3 THEN 'ok' ELSE 'critical' END,
            CASE WHEN f.schemas IS NULL THEN 'no schema has its new tables captured by themselves'
-                WHEN e.enabled = 2 THEN format('new tables are captured by themselves in: %s', f.schemas)
+                WHEN e.enabled = 3 THEN format('new tables are captured by themselves in: %s', f.schemas)
                 ELSE format('new tables should be captured by themselves in %s, but the event triggers are dropped or disabled', f.schemas) END,
            'SELECT threadline.audit_maintain();'
     FROM event_trigger AS e

@@ -18,7 +18,7 @@ COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], name[], text, name
 'Puts a table under capture, or changes how it is captured; calling it again is harmless. NULL keeps what is set, ''{}'' clears it. The caller must own the table.
 exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too. key_columns: a unique NOT NULL key for a table without a primary key; an index that is its REPLICA IDENTITY is taken without being named. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"key": "full_row", "image": "full"|"delta", "skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows}. With image delta an update stores the columns that changed, and the whole row about every sixteenth time: less log, and slower reading; a change that capture does not see then falsifies what is read of the row until its next whole image. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
 key full_row: where there is no key the recorded row is one, as a digest: table_pk is {"full_row": "<40 hexadecimal digits>"}, the same for identical rows, which are counted and share a history; masked and excluded columns are no part of it. Not with key_columns or image delta. A key that the table has or gets comes first, at the next audit_enable. When columns are added, dropped, retyped or redacted otherwise, rows recorded before and after cannot be matched: a gap (shape_changed) from the first change in the new shape until the next audit_enable, which takes a new baseline.
-A partitioned table covers its partitions, present and future; TRUNCATE of a single partition made or attached since is seen from the next audit_maintain() or audit_enable() on. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
+A partitioned table covers its partitions, present and future. Rows that come or go with ATTACH, DETACH or DROP of a partition are recorded, up to truncate_cap, where audit_enable_schema(future => true) is on, and a gap elsewhere; TRUNCATE of a single partition made or attached since is recorded from the next audit_maintain() or audit_enable() on, and a gap before. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option, 42P16 no key.';
 
 CREATE FUNCTION threadline.audit_disable(target regclass) RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'audit_disable';
 COMMENT ON FUNCTION threadline.audit_disable(regclass) IS
@@ -35,6 +35,18 @@ COMMENT ON FUNCTION threadline.library_version() IS 'The version of the shared l
 CREATE FUNCTION threadline.take_baseline(p_table_id integer, target regclass) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'take_baseline';
 COMMENT ON FUNCTION threadline.take_baseline(integer, regclass) IS 'Internal: records every row of a table as op snapshot; returns how many. The caller holds SHARE ROW EXCLUSIVE on the table.';
+
+CREATE FUNCTION threadline.record_partition(root regclass, leaf regclass, arrives boolean) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'record_partition';
+COMMENT ON FUNCTION threadline.record_partition(regclass, regclass, boolean) IS 'Internal: records every row of a table that is or was a partition of a captured one as inserted there, or deleted; returns how many, or NULL, and records none, when they are more than truncate_cap. The caller holds off writers.';
+
+CREATE FUNCTION threadline.holds_older_rows(p_table_id integer, leaf oid, trigger_id oid, attached_by integer) RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'holds_older_rows';
+COMMENT ON FUNCTION threadline.holds_older_rows(integer, oid, oid, integer) IS 'Internal: whether a partition that nobody noted yet holds a row of a committed transaction, or one that the caller''s wrote before its command attached_by. NULL when the partition was noted meanwhile.';
+
+CREATE FUNCTION threadline.is_own_xid(id xid) RETURNS boolean
+    LANGUAGE c STRICT STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'is_own_xid';
+COMMENT ON FUNCTION threadline.is_own_xid(xid) IS 'Internal: whether the current transaction, or a savepoint of it, has this xid.';
 
 CREATE FUNCTION threadline.invalidate_relation(target regclass) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'invalidate_relation';

@@ -392,7 +392,7 @@ AS $$
         ('reader', 'view', ARRAY[
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',
-            'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version',
+            'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
             'readable_activity', 'readable_cost']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
@@ -408,7 +408,7 @@ AS $$
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
-            'qualified_name', 'trigger_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
+            'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',

@@ -90,6 +90,20 @@ CREATE TABLE threadline.gap (
 );
 CREATE INDEX gap_table_idx ON threadline.gap (table_id);
 
+-- Partitions of captured tables that ever held a row, each as it was when its first row was recorded. No unique key, as
+-- above. trigger_id is the row trigger that it got with its attachment, filenode its file then, or 0 since a recorded
+-- TRUNCATE emptied it; came_with_rows: rows were there already that no change tells of.
+CREATE TABLE threadline.known_partition (
+    table_id       integer     NOT NULL,
+    relation       regclass    NOT NULL,
+    origin         bigint      NOT NULL,
+    trigger_id     oid         NOT NULL,
+    filenode       oid         NOT NULL,
+    came_with_rows boolean     NOT NULL,
+    noted_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE INDEX known_partition_idx ON threadline.known_partition (table_id);
+
 -- When a table's triggers were last seen in order, all of them.
 CREATE TABLE threadline.trigger_check (
     table_id  integer     NOT NULL PRIMARY KEY,

@@ -274,7 +274,7 @@ JOIN threadline.readable_table t ON t.table_id = w.table_id
 UNION ALL
 SELECT t.table_id, t.table_schema, t.table_name, f.reason, greatest(t.enabled_at, k.intact_at), 'infinity'::timestamptz, f.detail
 FROM threadline.readable_table t
-CROSS JOIN LATERAL threadline.gaps_now(t.relation) f
+CROSS JOIN LATERAL threadline.gaps_now(t.table_id, t.relation) f
 LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
 WHERE t.enabled
   AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL)
@@ -359,4 +359,4 @@ CREATE VIEW threadline.audit_gaps WITH (security_barrier) AS
 SELECT g.table_schema, g.table_name, g.reason, g.since_at, g.until_at, g.detail
 FROM threadline.readable_gap g;
 COMMENT ON VIEW threadline.audit_gaps IS
-    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error, shape_changed (the keys recorded before and after cannot be matched until the next baseline: of a table without a key, or whose key columns are of other types). until_at infinity: still so.';
+    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass (detail: a partition that came, went or was rewritten, or a trigger that leaves changes out), purged, warn_on_error, shape_changed (the keys recorded before and after cannot be matched until the next baseline: of a table without a key, or whose key columns are of other types). until_at infinity: still so.';

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use super::buffer::{self, IdBlock, Summary};
 use super::cost;
 use super::log::{self, TRANSACTION_FIELDS};
-use super::{partition_move, whole_table};
+use super::{known_partition, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::context::settings;
 use crate::error::{Error, OrRaise};
@@ -16,14 +16,15 @@ use crate::pg::{memory, relation, settings as session, types, user, xact};
 
 pub fn on_transaction_event(event: TransactionEvent) {
     match event {
-        TransactionEvent::PreCommit => finish(false).or_raise(),
-        TransactionEvent::PrePrepare => finish(true).or_raise(),
+        TransactionEvent::PreCommit => end(false).or_raise(),
+        TransactionEvent::PrePrepare => end(true).or_raise(),
         TransactionEvent::Ended { aborted } => {
             buffer::forget();
             cost::transaction_ended(aborted);
             partition_move::forget(None);
             whole_table::forget_marks();
-            cache::forget_unfinished_versions(aborted, true);
+            known_partition::forget_emptied();
+            cache::forget_unfinished(aborted, true);
         }
     }
 }
@@ -35,7 +36,7 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
         SubTransactionEvent::Aborted { id } => {
             buffer::subtransaction_aborted(id);
             partition_move::forget(Some(id));
-            cache::forget_unfinished_versions(true, false);
+            cache::forget_unfinished(true, false);
         }
     }
 }
@@ -46,6 +47,13 @@ fn finish_savepoint(id: u32, parent: u32) -> Result<(), Error> {
         xact::with_snapshot(partition_move::settle)?;
     }
     if buffer::is_too_much_together(id, parent) { xact::with_snapshot(buffer::flush) } else { Ok(()) }
+}
+
+fn end(prepared: bool) -> Result<(), Error> {
+    if known_partition::any_emptied() {
+        xact::with_snapshot(known_partition::note_emptied)?;
+    }
+    finish(prepared)
 }
 
 /// Writes what waits in the buffer and the transaction's row.

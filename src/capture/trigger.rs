@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Place};
 use super::image::{self, Change, op};
-use super::{cost, partition_move, whole_table};
+use super::{cost, known_partition, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
 use crate::error::{Error, OrRaise};
@@ -78,6 +78,9 @@ fn record_row(call: &Call) -> Result<Option<i32>, Error> {
         return Ok(None);
     }
     let plan = plan_of(trigger.relation())?;
+    if !plan.is_noted.get() {
+        known_partition::note(&plan, &trigger)?;
+    }
     let table_id = plan.policy.table_id;
     let statement_no = trigger.command(event);
     match event {

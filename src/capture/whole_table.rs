@@ -8,7 +8,7 @@ use super::buffer::Place;
 use super::image::{Change, Encoded, Key, op};
 use super::jsonb;
 use super::trigger::{plan_of, record};
-use super::{buffer, cost, partition_move};
+use super::{buffer, cost, known_partition, partition_move};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
 use crate::error::{Error, OrRaise};
@@ -90,20 +90,22 @@ pub fn record_truncate(target: pg_sys::Oid, plan: &Plan) -> Result<(), Error> {
         return Ok(());
     }
     let leaves = relation::with_partitions(target, pg_sys::AccessExclusiveLock as i32);
+    leaves.iter().filter(|leaf| **leaf != policy.root).for_each(|leaf| known_partition::emptied(*leaf));
     if target == policy.root && holds_more_rows(&leaves, policy.options.truncated_rows()) {
         mark(plan, marked.command)?;
         MARKED.with_borrow_mut(|marks| marks.push(marked));
         return Ok(());
     }
-    for leaf in leaves {
-        if leaf == target || !relation::has_truncate_trigger(leaf) {
-            record_all(leaf, op::TRUNCATE)?;
+    for leaf in &leaves {
+        if *leaf == target || !relation::has_truncate_trigger(*leaf) {
+            record_all(*leaf, op::TRUNCATE)?;
         }
     }
     buffer::flush()
 }
 
-fn holds_more_rows(relations: &[pg_sys::Oid], limit: u64) -> bool {
+/// Whether the relations hold more than `limit` rows together.
+pub fn holds_more_rows(relations: &[pg_sys::Oid], limit: u64) -> bool {
     let mut left = limit.saturating_add(1);
     for relid in relations {
         let relation = OpenRelation::open(*relid, pg_sys::AccessShareLock as i32);
@@ -134,17 +136,21 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
     if relation.kind() != pg_sys::RELKIND_RELATION {
         return Ok(0);
     }
-    let plan = plan_of(relid)?;
+    record_rows(&relation, &plan_of(relid)?, kind)
+}
+
+/// Records each row of an open table by a plan, as one that arrives or leaves.
+pub fn record_rows(relation: &OpenRelation, plan: &Plan, kind: i16) -> Result<i64, Error> {
     let command = xact::current_command();
     let arena = Arena::for_one_use(c"threadline whole table");
     let timer = cost::RowTimer::start();
     let mut count = 0;
-    scan::each_row(&relation, |row| {
+    scan::each_row(relation, |row| {
         let change = match kind {
-            op::TRUNCATE => Change::Leaves(kind, row),
+            op::TRUNCATE | op::DELETE => Change::Leaves(kind, row),
             _ => Change::Arrives(kind, row),
         };
-        arena.with(|| record(&plan, command, &change)).or_raise();
+        arena.with(|| record(plan, command, &change)).or_raise();
         arena.reset();
         count += 1;
     });

@@ -53,15 +53,15 @@ pub fn invalidate(relid: Option<pg_sys::Oid>) {
     });
 }
 
-/// A transaction or savepoint ended: a version number it recorded is now everyone's, or gone with it.
-pub fn forget_unfinished_versions(rolled_back: bool, whole_transaction: bool) {
+/// A transaction or savepoint ended: what it recorded of a relation is now everyone's, or gone with it.
+pub fn forget_unfinished(rolled_back: bool, whole_transaction: bool) {
     PLANS.with_borrow_mut(|plans| {
-        for plan in plans.values().filter(|plan| plan.version_is_ours.get()) {
+        for plan in plans.values().filter(|plan| plan.is_unfinished.get()) {
             if rolled_back {
                 plan.valid.set(false);
             }
             if whole_transaction {
-                plan.version_is_ours.set(false);
+                plan.is_unfinished.set(false);
             }
         }
         // Until now changes of a table dropped meanwhile may have needed `root_of`.

@@ -71,15 +71,21 @@ pub struct Plan {
     key_names: Vec<Vec<u8>>,
     latest: Option<version::Version>,
     version: Cell<Option<version::Current>>,
-    /// The version was recorded by a transaction that has not ended.
-    pub version_is_ours: Cell<bool>,
+    /// Every write to the relation so far is known to have been noted (capture::known_partition); of no interest but for partitions.
+    pub is_noted: Cell<bool>,
+    /// The version, or the partition's note, was recorded by a transaction that has not ended.
+    pub is_unfinished: Cell<bool>,
     pub valid: Cell<bool>,
 }
 
 impl Plan {
     /// None when no policy covers the relation.
     pub fn build(relid: pg_sys::Oid) -> Result<Option<Plan>, Error> {
-        let Some(policy) = policy::find(relid)? else { return Ok(None) };
+        policy::find(relid)?.map(|policy| Self::build_for(relid, policy)).transpose()
+    }
+
+    /// For a relation that this policy covers, or did until it was detached.
+    pub fn build_for(relid: pg_sys::Oid, policy: Policy) -> Result<Plan, Error> {
         let latest = version::latest(policy.table_id)?;
         let known = KnownNames(
             latest.as_ref().map(|version| version.shape.columns.as_slice()),
@@ -134,7 +140,7 @@ impl Plan {
             .collect::<Result<Vec<usize>, Error>>()?;
         let identity = key.is_empty().then(|| identity(&root_columns, &columns));
         let depends = |column: &&PlannedColumn| !column.masked && column.encoder.needs_settings(column.type_oid);
-        Ok(Some(Plan {
+        Ok(Plan {
             table: relation::qualified_name(relid),
             whole: Keys::new(columns.iter().map(|column| column.name.as_slice())),
             key,
@@ -150,10 +156,11 @@ impl Plan {
             key_names: key_now,
             latest,
             version: Cell::new(None),
-            version_is_ours: Cell::new(false),
+            is_noted: Cell::new(relid == policy.root),
+            is_unfinished: Cell::new(false),
             valid: Cell::new(true),
             policy,
-        }))
+        })
     }
 
     /// The present shape of the captured table.
@@ -205,7 +212,7 @@ impl Plan {
         let shape = version::Shape { columns: self.shape.clone(), types: self.definitions.clone() };
         let version = version::ensure(&self.policy, self.latest.as_ref(), shape, &self.key_names)?;
         self.version.set(Some(version));
-        self.version_is_ours.set(version.is_ours);
+        self.is_unfinished.set(version.is_ours || self.is_unfinished.get());
         Ok(version)
     }
 }

@@ -46,12 +46,19 @@ impl Options {
     /// The most rows that TRUNCATE of the table may leave changes of; of more it leaves one mark.
     pub fn truncated_rows(&self) -> u64 {
         match self.truncate {
-            // A second's worth of work under the lock that TRUNCATE holds.
-            Truncate::Capture => self.truncate_cap.unwrap_or(100_000),
+            Truncate::Capture => self.truncate_cap.unwrap_or(DEFAULT_CAP),
             Truncate::Mark | Truncate::Block => 0,
         }
     }
+
+    /// The most rows that may be recorded as coming or going with one partition.
+    pub fn partition_rows(&self) -> u64 {
+        self.truncate_cap.unwrap_or(DEFAULT_CAP)
+    }
 }
+
+/// A second's worth of work under the lock that TRUNCATE and ATTACH PARTITION hold.
+const DEFAULT_CAP: u64 = 100_000;
 
 /// Columns a policy names, by name and by the attribute numbers they had then.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ mod server {
 
     unsafe extern "C-unwind" {
         pub fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i64;
-        pub fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
+        pub fn get_partition_parent(relid: pg_sys::Oid, even_if_detached: bool) -> pg_sys::Oid;
         pub fn find_all_inheritors(
             parent: pg_sys::Oid,
             lockmode: pg_sys::LOCKMODE,
@@ -41,14 +41,14 @@ pub unsafe fn nextval_internal(relid: pg_sys::Oid, check_permissions: bool) -> i
     unsafe { pg_guard_ffi_boundary(|| server::nextval_internal(relid, check_permissions)) }
 }
 
-/// catalog/partition.h: a partition's ancestors, nearest first.
+/// catalog/partition.h: the table that a relation is a partition of, though it is being detached.
 ///
 /// # Safety
 /// `relid` is a partition.
 #[allow(ffi_unwind_calls, reason = "protected by pg_guard_ffi_boundary")]
-pub unsafe fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List {
+pub unsafe fn get_partition_parent(relid: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: as above.
-    unsafe { pg_guard_ffi_boundary(|| server::get_partition_ancestors(relid)) }
+    unsafe { pg_guard_ffi_boundary(|| server::get_partition_parent(relid, true)) }
 }
 
 /// catalog/pg_inherits.h: the relation itself, then all that inherit from it, locked.

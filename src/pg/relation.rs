@@ -239,16 +239,16 @@ pub fn extension_exists() -> bool {
     unsafe { pg_sys::get_extension_oid(c"threadline_forensics".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// The relation, then its partition ancestors, nearest first.
+/// The relation, then its partition ancestors, nearest first. While DETACH CONCURRENTLY waits, a partition is still one:
+/// it has its table's triggers until the end.
 pub fn with_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut found = vec![relid];
-    // SAFETY: catalog look-ups; the list is of OIDs.
+    let mut lowest = relid;
+    // SAFETY: catalog look-ups; a partition has a parent.
     unsafe {
-        if pg_sys::get_rel_relispartition(relid) {
-            let list = ffi::get_partition_ancestors(relid);
-            for place in 0..list_length(list) {
-                found.push(pg_sys::list_nth_oid(list, place));
-            }
+        while pg_sys::get_rel_relispartition(lowest) {
+            lowest = ffi::get_partition_parent(lowest);
+            found.push(lowest);
         }
     }
     found

@@ -162,6 +162,12 @@ pub fn current_command() -> i32 {
     unsafe { pg_sys::GetCurrentCommandId(false) as i32 }
 }
 
+/// Whether the current transaction, or a subtransaction of it that was not rolled back, has this xid.
+pub fn is_own_xid(xid: u32) -> bool {
+    // SAFETY: reads the transaction state; takes any number.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(pg_sys::TransactionId::from(xid)) }
+}
+
 /// Makes what this command wrote visible to the commands after it.
 pub fn next_command() {
     // SAFETY: allowed outside parallel operations, which write nothing.

@@ -20,10 +20,13 @@ pub fn own_programs() -> String {
 }
 
 fn program_of(bin: &str, name: &str) -> Command {
-    let program = format!("{bin}/{name}");
+    as_server_user(&format!("{bin}/{name}"))
+}
+
+fn as_server_user(program: &str) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("runuser");
-        command.args(["-u", &server_user(), "--", &program]);
+        command.args(["-u", &server_user(), "--", program]);
         command
     } else {
         Command::new(program)
@@ -172,11 +175,20 @@ impl Cluster {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    fn postmaster(&self) -> u32 {
+        let first = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
+        first.lines().next().and_then(|l| l.trim().parse().ok()).expect("postmaster.pid starts with a pid")
+    }
+
+    /// How large a file may get that sessions begun from now on write, in bytes or "unlimited": what a full disk is like.
+    pub fn limit_files(&self, limit: &str) {
+        let (pid, limit) = (format!("--pid={}", self.postmaster()), format!("--fsize={limit}:"));
+        assert!(as_server_user("prlimit").args([pid, limit]).status().expect("prlimit runs").success());
+    }
+
     /// kill -9 of the postmaster and of every process it started.
     pub fn kill(&self) {
-        let first = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
-        let postmaster: u32 =
-            first.lines().next().and_then(|l| l.trim().parse().ok()).expect("postmaster.pid starts with a pid");
+        let postmaster = self.postmaster();
         let mut pids = children(postmaster);
         pids.insert(0, postmaster);
         let list: Vec<String> = pids.iter().map(u32::to_string).collect();

@@ -105,7 +105,7 @@ fn a_partition_that_is_not_recorded_uncovers_its_table() {
     let status =
         "SELECT string_agg(table_name || ' ' || status, ', ' ORDER BY table_name) FROM threadline.audit_coverage()";
     assert_eq!(s.one(status), "p covered, p1 covered, p2 covered");
-    s.run("ALTER TABLE p2 DISABLE TRIGGER threadline_capture");
+    s.run("ALTER TABLE p2 DISABLE TRIGGER ALL");
     assert_eq!(s.one(status), "p uncovered, p1 covered, p2 uncovered");
     assert_eq!(
         s.one("SELECT detail #>> '{findings,0,table}' FROM threadline.audit_gaps WHERE until_at = 'infinity'"),
