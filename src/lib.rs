@@ -43,6 +43,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     context::settings::define();
+    pg::call_stack::register();
     pg::xact::register(
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,

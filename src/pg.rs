@@ -1,6 +1,8 @@
 //! The server, behind safe faces. All `unsafe` of the library lives here; nothing here knows of capture.
 
+pub mod call_stack;
 pub mod canonical;
+pub mod catalog_names;
 pub mod compat;
 pub mod datum;
 pub mod direct_insert;
@@ -12,6 +14,7 @@ pub mod relation;
 pub mod scan;
 pub mod settings;
 pub mod spi;
+pub mod statement;
 pub mod trigger;
 pub mod types;
 pub mod user;

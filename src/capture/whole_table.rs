@@ -11,6 +11,7 @@ use super::trigger::{plan_of, record};
 use super::{buffer, cost};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
+use crate::context::cause::Asked;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::Value;
 use crate::pg::function::Call;
@@ -119,7 +120,8 @@ fn mark(plan: &Plan, statement_no: i32) -> Result<(), Error> {
     let mut bytes = Vec::new();
     let start = jsonb::begin_varlena(&mut bytes);
     let key = Key { row_key: i64::MIN, text: jsonb::end_varlena(&mut bytes, start) };
-    let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
+    let schema_version = plan.version()?.number;
+    let place = Place { table_id: plan.policy.table_id, schema_version, statement_no, asked: Asked::ByCommand };
     let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old_image: None, new_image: None };
     buffer::add(&place, encoded, &bytes)?;
     buffer::flush()
@@ -141,7 +143,7 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
             op::TRUNCATE => Change::Leaves(kind, row),
             _ => Change::Arrives(kind, row),
         };
-        arena.with(|| record(&plan, command, &change)).or_raise();
+        arena.with(|| record(&plan, command, &change, Asked::ByCommand)).or_raise();
         arena.reset();
         count += 1;
     });

@@ -88,3 +88,31 @@ pub fn backends() -> Vec<pg_sys::LocalPgBackendStatus> {
             .collect()
     }
 }
+
+/// How a PLpgSQL_execstate starts (plpgsql.h), the same in all versions.
+#[repr(C)]
+pub struct PlpgsqlState {
+    pub function: *const PlpgsqlFunction,
+    /// NULL unless a trigger called.
+    pub trigger: *const pg_sys::TriggerData,
+}
+
+/// How a PLpgSQL_function starts.
+#[repr(C)]
+pub struct PlpgsqlFunction {
+    #[cfg(feature = "pg18")]
+    cached: CachedFunction,
+    signature: *const core::ffi::c_char,
+    pub oid: pg_sys::Oid,
+}
+
+/// utils/funccache.h
+#[cfg(feature = "pg18")]
+#[repr(C)]
+struct CachedFunction {
+    hash_key: *const core::ffi::c_void,
+    xmin: pg_sys::TransactionId,
+    tid: pg_sys::ItemPointerData,
+    delete_callback: *const core::ffi::c_void,
+    use_count: u64,
+}
