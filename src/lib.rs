@@ -26,7 +26,8 @@ extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["trunc
 extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
-extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
+extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["diff"]);
+extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);

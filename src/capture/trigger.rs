@@ -81,8 +81,7 @@ fn record_row(call: &Call) -> Result<Option<i32>, Error> {
     let plan = plan_of(trigger.relation())?;
     let table_id = plan.policy.table_id;
     let statement_no = trigger.command(event);
-    let asked =
-        |updates, deletes| Asked::ByRow { relation: trigger.relation(), updates, deletes };
+    let asked = |updates, deletes| Asked::ByRow { relation: trigger.relation(), updates, deletes };
     match event {
         RowEvent::Insert => match partition_move::taken_by_insert(&plan, statement_no)? {
             Some(source) => {

@@ -70,7 +70,8 @@ fn said(sent_now: bool, capture: CaptureQuery) -> (Option<Rc<Tags>>, Option<Rc<[
     SAID.with_borrow_mut(|said| {
         if said.of != of {
             let (tags, text) = statement::with_query_string(|query| {
-                let ends_in_comment = query.ends_with(b"*/") || query.last().is_some_and(|last| b"; \t\r\n".contains(last));
+                let ends_in_comment =
+                    query.ends_with(b"*/") || query.last().is_some_and(|last| b"; \t\r\n".contains(last));
                 let tags = if ends_in_comment { Tags::of_query(query, statement::database_is_utf8()) } else { None };
                 let text = (capture == CaptureQuery::Text).then(|| Rc::from(beginning(query)));
                 (tags, text)
@@ -202,7 +203,8 @@ fn foreign_key_action(relation: pg_sys::Oid, updates: bool, deletes: bool) -> Op
     };
     let mut candidates = Vec::new();
     for key in catalog_names::foreign_keys(relation) {
-        let on_delete = action(key.on_delete).filter(|action| (*action == "cascade") == deletes && (deletes || updates));
+        let on_delete =
+            action(key.on_delete).filter(|action| (*action == "cascade") == deletes && (deletes || updates));
         let on_update = action(key.on_update).filter(|_| updates);
         candidates.extend(on_delete.into_iter().chain(on_update).map(|action| (key.name.clone(), action)));
     }

@@ -218,14 +218,18 @@ mod tests {
 
     fn tags(query: &str) -> Vec<(&'static str, String)> {
         let tags = Tags::of_query(query.as_bytes(), true);
-        tags.iter().flat_map(Tags::iter).map(|(name, value)| (name, String::from_utf8(value.to_vec()).unwrap())).collect()
+        tags.iter()
+            .flat_map(Tags::iter)
+            .map(|(name, value)| (name, String::from_utf8(value.to_vec()).unwrap()))
+            .collect()
     }
 
     #[test]
     fn tags_at_the_end_of_a_query() {
-        let query = format!("UPDATE t SET v = 1 /*action='%2Fparam*d',controller='index',framework='spring',traceparent='{TRACE}'*/");
-        let expected =
-            [("traceparent", TRACE.into()), ("controller", "index".into()), ("action", "/param*d".into())];
+        let query = format!(
+            "UPDATE t SET v = 1 /*action='%2Fparam*d',controller='index',framework='spring',traceparent='{TRACE}'*/"
+        );
+        let expected = [("traceparent", TRACE.into()), ("controller", "index".into()), ("action", "/param*d".into())];
         assert_eq!(tags(&query), expected);
         assert_eq!(tags(&format!("{query};\n ")), expected);
         let found = Tags::of_query(query.as_bytes(), true).unwrap();
@@ -254,14 +258,36 @@ mod tests {
 
     #[test]
     fn a_comment_after_what_looks_like_one_of_another_kind() {
-        for before in ["'--'", "'it''s'", "E'\\'--'", "$$ ' $$", "$a$ $$ -- $a$", "\"-- '\"", "/* ' /* \" */ */ 1", "a$1", "1 -- '\n", "'\\'"] {
+        for before in [
+            "'--'",
+            "'it''s'",
+            "E'\\'--'",
+            "$$ ' $$",
+            "$a$ $$ -- $a$",
+            "\"-- '\"",
+            "/* ' /* \" */ */ 1",
+            "a$1",
+            "1 -- '\n",
+            "'\\'",
+        ] {
             assert_eq!(tags(&format!("SELECT {before} /*route='r'*/")), [("route", "r".to_string())], "{before}");
         }
     }
 
     #[test]
     fn malformed_comments_have_no_tags() {
-        for comment in ["", "route", "route=", "route='", "route='a", "route='a' action='b'", "route='a',", "='a',", "route:a", "route=\"a\""] {
+        for comment in [
+            "",
+            "route",
+            "route=",
+            "route='",
+            "route='a",
+            "route='a' action='b'",
+            "route='a',",
+            "='a',",
+            "route:a",
+            "route=\"a\"",
+        ] {
             assert_eq!(tags(&format!("SELECT 1 /*{comment}*/")), [], "{comment}");
         }
     }
@@ -269,9 +295,20 @@ mod tests {
     #[test]
     fn a_malformed_value_is_left_out() {
         for value in ["%", "%2", "%zz", "", "%00", "%ff", &"x".repeat(LONGEST + 1)] {
-            assert_eq!(tags(&format!("SELECT 1 /*route='{value}',action='a'*/")), [("action", "a".to_string())], "{value}");
+            assert_eq!(
+                tags(&format!("SELECT 1 /*route='{value}',action='a'*/")),
+                [("action", "a".to_string())],
+                "{value}"
+            );
         }
-        for trace in ["", "00", "00-0-0-00", &TRACE.to_uppercase(), &TRACE.replace("5bd6", "5bg6"), &format!("ff{}", &TRACE[2..])] {
+        for trace in [
+            "",
+            "00",
+            "00-0-0-00",
+            &TRACE.to_uppercase(),
+            &TRACE.replace("5bd6", "5bg6"),
+            &format!("ff{}", &TRACE[2..]),
+        ] {
             assert_eq!(tags(&format!("SELECT 1 /*traceparent='{trace}'*/")), [], "{trace}");
         }
         assert_eq!(tags(&format!("SELECT 1 /*traceparent='00-{}-c532cb4098ac3dd2-01'*/", "0".repeat(32))), []);

@@ -1,9 +1,6 @@
 //! Which statements of a transaction an entry stands for: their numbers, as arithmetic progressions, so that a loop
 //! over a few statements takes a few of them. Pure.
 
-/// More progressions than this become one that spans them all.
-const MOST: usize = 256;
-
 /// `first, first + step, …, last`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -19,10 +16,6 @@ impl Run {
 
     fn contains(&self, number: i32) -> bool {
         self.first <= number && number <= self.last && (number - self.first) % self.step == 0
-    }
-
-    fn count(&self) -> i64 {
-        i64::from((self.last - self.first) / self.step) + 1
     }
 
     /// Takes in the number if it is the next one.
@@ -48,23 +41,21 @@ pub struct Numbers {
     more: Vec<Run>,
     /// How many there are, of which the runs tell no more once they were widened.
     count: i64,
+    largest: i32,
     widened: bool,
 }
 
 impl Numbers {
     pub fn of(number: i32) -> Numbers {
-        Numbers { first: Run::of(number), more: Vec::new(), count: 1, widened: false }
+        Numbers { first: Run::of(number), more: Vec::new(), count: 1, largest: number, widened: false }
     }
 
     pub fn add(&mut self, number: i32) {
-        if self.widened {
+        // Statements come in their order, but for those that others interrupt.
+        let is_new = number > self.largest || self.widened || !self.runs().any(|run| run.contains(number));
+        if is_new {
             self.count += 1;
-            self.first = Run { first: self.first.first.min(number), last: self.first.last.max(number), step: 1 };
-        } else if !self.runs().any(|run| run.contains(number)) {
-            self.count += 1;
-            if !self.more.last_mut().unwrap_or(&mut self.first).extend(number) {
-                self.push(Run::of(number));
-            }
+            self.push(Run::of(number));
         }
     }
 
@@ -80,21 +71,26 @@ impl Numbers {
     }
 
     fn push(&mut self, run: Run) {
+        self.largest = self.largest.max(run.last);
         let last = self.more.last_mut().unwrap_or(&mut self.first);
-        // A loop whose body is a savepoint brings one number after the other.
-        if run.count() == 1 && last.extend(run.first) {
-            return;
-        }
-        self.more.push(run);
-        if self.widened || self.more.len() >= MOST {
-            self.widen();
+        if self.widened {
+            let (first, largest) = (last.first.min(run.first), self.largest);
+            self.first = Run { first, last: largest, step: 1 };
+        } else if run.first != run.last || !last.extend(run.first) {
+            self.more.push(run);
         }
     }
 
-    fn widen(&mut self) {
-        let first = self.runs().map(|run| run.first).min().expect("there is one");
-        let last = self.runs().map(|run| run.last).max().expect("there is one");
-        *self = Numbers { first: Run { first, last, step: 1 }, more: Vec::new(), count: self.count, widened: true };
+    /// From now on all numbers between the smallest and the largest count as these.
+    pub fn widen(&mut self) {
+        self.first = Run { first: self.smallest(), last: self.largest, step: 1 };
+        self.more = Vec::new();
+        self.widened = true;
+    }
+
+    /// How many runs there are beside the first.
+    pub fn further_runs(&self) -> usize {
+        self.more.len()
     }
 
     pub fn runs(&self) -> impl Iterator<Item = &Run> {
@@ -140,15 +136,19 @@ mod tests {
         [1, 5, 21, 3].into_iter().for_each(|number| loops.add(number));
         assert_eq!(loops, before);
         loops.add(2);
-        assert_eq!((loops.count(), loops.smallest()), (6, 1));
+        assert_eq!((loops.count(), loops.smallest(), loops.further_runs()), (6, 1, 2));
     }
 
     #[test]
-    fn too_many_progressions_are_widened() {
-        let widened = numbers((0..2000).map(|n| n * n));
-        assert!(widened.is_widened());
-        assert_eq!(widened.runs().copied().collect::<Vec<_>>(), [Run { first: 0, last: 1999 * 1999, step: 1 }]);
-        assert_eq!(widened.count(), 2000);
+    fn widened_numbers_are_a_span() {
+        let mut squares = numbers((0..2000).map(|n| n * n));
+        assert!(squares.further_runs() > 900);
+        squares.widen();
+        assert_eq!(squares.runs().copied().collect::<Vec<_>>(), [Run { first: 0, last: 1999 * 1999, step: 1 }]);
+        squares.add(5_000_000);
+        squares.absorb(&numbers([-1]));
+        assert_eq!(squares.runs().copied().collect::<Vec<_>>(), [Run { first: -1, last: 5_000_000, step: 1 }]);
+        assert_eq!((squares.count(), squares.is_widened()), (2002, true));
     }
 
     #[test]
@@ -158,10 +158,11 @@ mod tests {
             outer.absorb(&numbers([1 + 2 * turn]));
         }
         assert_eq!(outer.runs().copied().collect::<Vec<_>>(), [Run { first: 1, last: 1999, step: 2 }]);
-        outer.absorb(&numbers((0..2000).map(|n| 3000 + n * n)));
-        assert!(outer.is_widened());
-        assert_eq!((outer.smallest(), outer.count()), (1, 3000));
-        outer.absorb(&numbers([9_000_000]));
-        assert_eq!(outer.runs().copied().collect::<Vec<_>>(), [Run { first: 1, last: 9_000_000, step: 1 }]);
+        outer.absorb(&numbers([2000, 2001, 2002]));
+        assert_eq!((outer.further_runs(), outer.count(), outer.smallest()), (1, 1003, 1));
+        let mut widened = numbers([3000, 4000]);
+        widened.widen();
+        outer.absorb(&widened);
+        assert_eq!(outer.runs().copied().collect::<Vec<_>>(), [Run { first: 1, last: 4000, step: 1 }]);
     }
 }

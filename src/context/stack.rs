@@ -133,11 +133,7 @@ mod tests {
     }
 
     fn plpgsql_entry<'t>(signature: &'t str, line: i32, at: &'t str) -> Option<Entry<'t>> {
-        Some(Entry {
-            function: Function::Signature(signature.as_bytes()),
-            place: Place::Line(line),
-            at: at.as_bytes(),
-        })
+        Some(Entry { function: Function::Signature(signature.as_bytes()), place: Place::Line(line), at: at.as_bytes() })
     }
 
     #[test]
@@ -158,23 +154,23 @@ mod tests {
     #[test]
     fn names_that_look_like_places() {
         let name = "\"f() line 3 at x\".\"my.f \"\"q\"\" line 9 at\"(\"odd type\")";
-        assert_eq!(
-            read(&format!("PL/pgSQL function {name} line 7 at EXECUTE")),
-            plpgsql_entry(name, 7, "EXECUTE")
-        );
+        assert_eq!(read(&format!("PL/pgSQL function {name} line 7 at EXECUTE")), plpgsql_entry(name, 7, "EXECUTE"));
         let entry = Entry { function: Function::Name(b"g\" statement 2"), place: Place::Statement(1), at: b"" };
         assert_eq!(read("SQL function \"g\" statement 2\" statement 1"), Some(entry));
     }
 
     #[test]
     fn blocks_and_other_languages() {
-        let block = |name: &'static str, place| Some(Entry { function: Function::Block(name.as_bytes()), place, at: b"" });
+        let block =
+            |name: &'static str, place| Some(Entry { function: Function::Block(name.as_bytes()), place, at: b"" });
         assert_eq!(
             read("PL/pgSQL function inline_code_block line 2 at SQL statement"),
             Some(Entry { function: Function::Block(INLINE), place: Place::Line(2), at: b"SQL statement" })
         );
         assert_eq!(read("PL/Python anonymous code block"), block("PL/Python anonymous code block", Place::Unknown));
-        let named = |name: &'static str| Some(Entry { function: Function::Name(name.as_bytes()), place: Place::Unknown, at: b"" });
+        let named = |name: &'static str| {
+            Some(Entry { function: Function::Name(name.as_bytes()), place: Place::Unknown, at: b"" })
+        };
         assert_eq!(read("PL/Perl function \"tr\"\"g\""), named("tr\"\"g"));
         assert_eq!(read("PL/Python procedure \"p\""), named("p"));
         assert_eq!(read("SQL function \"f\" during startup"), named("f"));
@@ -197,7 +193,8 @@ mod tests {
 
     #[test]
     fn no_two_names_have_one_id() {
-        let id = |schema: &str, name: &str| String::from_utf8(function_id(schema.as_bytes(), name.as_bytes(), 2)).unwrap();
+        let id =
+            |schema: &str, name: &str| String::from_utf8(function_id(schema.as_bytes(), name.as_bytes(), 2)).unwrap();
         assert_eq!(id("public", "post_invoice"), "fn:public.post_invoice/2");
         assert_eq!(id("Billing", "größe$1"), "fn:Billing.größe$1/2");
         assert_eq!(id("a.b", "c"), "fn:\"a.b\".c/2");

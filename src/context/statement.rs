@@ -9,6 +9,10 @@ use super::stack::Place;
 /// A transaction has no more entries than this, but for one that stands for all further statements.
 const MOST: usize = 1000;
 
+/// All entries together have no more runs of numbers than this beyond one each: those of the entry that would have more
+/// become one that spans them.
+const MOST_RUNS: usize = 10_000;
+
 /// A function on the call stack.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -85,6 +89,8 @@ pub struct Statements {
     /// Statements that may go on, as they interleave (a trigger's with the one that fired it), and their entries.
     recent: [Option<(i32, usize)>; 4],
     next: usize,
+    /// Runs of numbers beyond one an entry.
+    further_runs: usize,
     /// There were more than an entry each.
     overflows: bool,
     /// The last tags that said so.
@@ -98,6 +104,7 @@ impl Default for Statements {
             entries: Vec::new(),
             recent: [None; 4],
             next: 0,
+            further_runs: 0,
             overflows: false,
             trace: None,
             application: None,
@@ -127,10 +134,21 @@ impl Statements {
             self.entries.len() - 1
         });
         if known.is_some() {
-            self.entries[place].numbers.add(number);
+            self.number(place, |numbers| numbers.add(number));
         }
         self.recent[self.next] = Some((number, place));
         self.next = (self.next + 1) % self.recent.len();
+    }
+
+    /// Adds to the numbers of an entry.
+    fn number(&mut self, place: usize, add: impl FnOnce(&mut Numbers)) {
+        let numbers = &mut self.entries[place].numbers;
+        self.further_runs -= numbers.further_runs();
+        add(numbers);
+        if self.further_runs + numbers.further_runs() > MOST_RUNS {
+            numbers.widen();
+        }
+        self.further_runs += numbers.further_runs();
     }
 
     /// Counts a change of a statement that `knows` knows. `implied_tag`: that of the plain command which makes such a change.
@@ -164,12 +182,15 @@ impl Statements {
             let known = if is_others { (self.entries.len() > MOST).then_some(MOST) } else { self.find(&entry.what) };
             match known {
                 Some(place) => {
+                    self.number(place, |numbers| numbers.absorb(&entry.numbers));
                     let own = &mut self.entries[place];
-                    own.numbers.absorb(&entry.numbers);
                     own.changes += entry.changes;
                     own.plain &= entry.plain;
                 }
-                None => self.entries.push(entry),
+                None => {
+                    self.further_runs += entry.numbers.further_runs();
+                    self.entries.push(entry);
+                }
             }
         }
     }
@@ -418,9 +439,27 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_numbers_are_bounded() {
+        let mut statements = Statements::default();
+        for number in 0..100_000 {
+            let number = 3 * number + number % 2;
+            statements.begin(number, at_line(1));
+            statements.count(number, "UPDATE");
+        }
+        let shown = shown(&statements);
+        assert_eq!((&shown[0]["approximate"], &shown[0]["statements"]), (&json!(true), &json!(100_000)));
+        assert_eq!(shown[0]["ranges"], json!([[0, 299_998, 1]]));
+        assert_eq!(statements.further_runs, 0);
+    }
+
+    #[test]
     fn names_of_any_kind_survive() {
         let mut statements = Statements::default();
-        let cause = Cause::ForeignKey { table: b"tbl:a.\"b\"".into(), constraint: Some(b"x\ny".into()), action: Some("cascade") };
+        let cause = Cause::ForeignKey {
+            table: b"tbl:a.\"b\"".into(),
+            constraint: Some(b"x\ny".into()),
+            action: Some("cascade"),
+        };
         let what = What {
             tag: None,
             stack: vec![frame("fn:a.\"q\\\"/0", 1)],
@@ -434,6 +473,9 @@ mod tests {
         let expected = json!([{"no": 0, "changes": 1, "stack": [{"fn": "fn:a.\"q\\\"/0", "line": 1}],
             "cause": {"kind": "foreign_key", "on": "tbl:a.\"b\"", "constraint": "x\ny", "action": "cascade"}, "text": "SELECT \t'\"'"}]);
         assert_eq!(shown, expected);
-        assert!(statements.have_text() && !String::from_utf8(statements.to_json(false).unwrap()).unwrap().contains("SELECT"));
+        assert!(
+            statements.have_text()
+                && !String::from_utf8(statements.to_json(false).unwrap()).unwrap().contains("SELECT")
+        );
     }
 }

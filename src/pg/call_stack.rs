@@ -111,11 +111,8 @@ struct WholeStack(*mut pg_sys::ErrorContextCallback);
 impl WholeStack {
     /// What a single entry says; None when it keeps silent.
     fn text_of(&self, entry: &pg_sys::ErrorContextCallback) -> Option<Vec<u8>> {
-        let mut alone = pg_sys::ErrorContextCallback {
-            previous: core::ptr::null_mut(),
-            callback: entry.callback,
-            arg: entry.arg,
-        };
+        let mut alone =
+            pg_sys::ErrorContextCallback { previous: core::ptr::null_mut(), callback: entry.callback, arg: entry.arg };
         // SAFETY: the list consists of one live entry while the server reads it; should that raise an error, our drop
         // puts the whole one back before anybody reads it again. The text is palloc'd.
         unsafe {
@@ -141,7 +138,8 @@ impl Running {
         // SAFETY: by the caller's promise. A trigger's data lives while its function runs, with an open relation.
         unsafe {
             let state = &*state.cast::<PlpgsqlState>();
-            let function = state.function.as_ref().map_or(pg_sys::InvalidOid, |function: &PlpgsqlFunction| function.oid);
+            let function =
+                state.function.as_ref().map_or(pg_sys::InvalidOid, |function: &PlpgsqlFunction| function.oid);
             let trigger = state.trigger.as_ref().map(|data| {
                 let table = &*(*data.tg_relation).rd_rel;
                 RunningTrigger {
