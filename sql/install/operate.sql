@@ -401,7 +401,7 @@ AS $$
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'image_as_now', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of',
-            'readable_statements', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
+            'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
             'json_differences', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
             'image_comparison', 'comparison_statement', 'violation_document', 'replay_check',

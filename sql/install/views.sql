@@ -212,20 +212,19 @@ FROM (
 ) c
 JOIN threadline.readable_table t ON t.table_id = -c.table_id;
 
--- What a statement's text says of a table is for those who may read every table's history. The planner inlines this one.
-CREATE FUNCTION threadline.readable_statements(statements jsonb) RETURNS jsonb
-LANGUAGE sql STABLE
-RETURN CASE WHEN readable_statements.statements OPERATOR(pg_catalog.@?) '$[*].text'
-                 AND NOT pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT')
-            THEN (SELECT pg_catalog.jsonb_agg(e.value OPERATOR(pg_catalog.-) 'text' ORDER BY e.n)
-                  FROM pg_catalog.jsonb_array_elements(readable_statements.statements) WITH ORDINALITY AS e (value, n))
-            ELSE readable_statements.statements END;
+CREATE FUNCTION threadline.statements_without_text(statements jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT pg_catalog.jsonb_agg(e.value OPERATOR(pg_catalog.-) 'text' ORDER BY e.n)
+        FROM pg_catalog.jsonb_array_elements(statements_without_text.statements) WITH ORDINALITY AS e (value, n));
 
+-- What a statement's text says of a table is for those who may read every table's history.
 CREATE VIEW threadline.readable_transaction AS
 SELECT x.id, x.commit_no, x.started_at, x.occurred_at, x.committed_at, x.origin, x.xid, x.change_count, x.backend_pid, x.prepared,
        x.action_id, x.change_ids, x.snapshot, x.session_user_name, x.current_user_name, x.application_name, x.client_addr,
        x.actor_ref, x.correlation_id, x.request_id, x.job_id, x.source, x.context,
-       threadline.readable_statements(x.statements) AS statements
+       CASE WHEN x.statements OPERATOR(pg_catalog.@?) '$[*].text'
+                 AND NOT pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT')
+            THEN threadline.statements_without_text(x.statements) ELSE x.statements END AS statements
 FROM (
     SELECT l.* FROM threadline.transaction_log l
     UNION ALL
