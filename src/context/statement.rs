@@ -83,7 +83,7 @@ struct Entry {
 }
 
 /// The statements of one subtransaction that changed something.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Statements {
     entries: Vec<Entry>,
     /// Statements that may go on, as they interleave (a trigger's with the one that fired it), and their entries.
@@ -91,25 +91,11 @@ pub struct Statements {
     next: usize,
     /// Runs of numbers beyond one an entry.
     further_runs: usize,
-    /// There were more than an entry each.
+    /// There were more kinds of statements than entries.
     overflows: bool,
     /// The last tags that said so.
     trace: Option<Rc<Tags>>,
     application: Option<Rc<Tags>>,
-}
-
-impl Default for Statements {
-    fn default() -> Statements {
-        Statements {
-            entries: Vec::new(),
-            recent: [None; 4],
-            next: 0,
-            further_runs: 0,
-            overflows: false,
-            trace: None,
-            application: None,
-        }
-    }
 }
 
 impl Statements {
@@ -122,6 +108,7 @@ impl Statements {
         self.recent_entry(number).is_some()
     }
 
+    /// A statement made its first change, or the first after many others did.
     pub fn begin(&mut self, number: i32, what: What) {
         if let Some(tags) = &what.tags {
             self.trace = tags.trace_id().map(|_| tags.clone()).or(self.trace.take());

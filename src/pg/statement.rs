@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 pub struct TopCommand {
     /// None when nothing runs that a client sent: at commit, in a background or an apply worker.
     pub tag: Option<&'static str>,
-    /// No command is running any more.
+    /// It has run: its transaction is being committed.
     pub over: bool,
     /// `debug_query_string` was sent for this execution, and not once for many.
     pub sent_now: bool,
@@ -19,7 +19,10 @@ pub fn top_command() -> TopCommand {
     // strings live as long as they do, and tag names for ever.
     unsafe {
         let active = pg_sys::ActivePortal;
-        let Some(running) = active.as_ref() else { return TopCommand { tag: None, over: true, sent_now: false } };
+        let Some(running) = active.as_ref() else {
+            // Workers run without ever having a portal.
+            return TopCommand { tag: None, over: pg_sys::MyBgworkerEntry.is_null(), sent_now: false };
+        };
         // Cursors that functions read have portals too. The client's is the one whose text is the query string; it has
         // no name unless the client gave it one.
         let is_top = |portal: &pg_sys::PortalData| {

@@ -174,9 +174,9 @@ fn procedures_that_commit() {
          FOR i IN 1..n LOOP
              UPDATE parent SET v = i WHERE id = i;
              COMMIT;
-         END LOOP; END $$;
-         CALL p(3)",
+         END LOOP; END $$",
     );
+    s.run("CALL p(3)");
     assert_eq!(lines(&mut s), ["CALL 1 fn:public.p/1:3"]);
     assert_eq!(
         s.number("SELECT count(*) FROM threadline.audit_transactions WHERE statements -> 0 ->> 'tag' = 'CALL'"),
@@ -250,7 +250,7 @@ fn foreign_key_actions() {
     // The parent need not be under capture.
     s.run("SELECT threadline.audit_disable('parent'); DELETE FROM parent WHERE id = 42");
     assert_eq!(last(&mut s)[0]["cause"], cause("cascade"));
-    s.run("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (43); ALTER TABLE child ADD CONSTRAINT second FOREIGN KEY (v) REFERENCES other ON DELETE CASCADE; DELETE FROM parent WHERE id = 43");
+    s.run("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (0); ALTER TABLE child ADD CONSTRAINT second FOREIGN KEY (v) REFERENCES other ON DELETE CASCADE; DELETE FROM parent WHERE id = 43");
     assert_eq!(
         last(&mut s)[0]["cause"],
         json!({"kind": "foreign_key", "on": "tbl:public.child", "action": "cascade"}),
@@ -278,7 +278,7 @@ fn a_long_loop_is_folded() {
     s.run("DO $$ BEGIN FOR i IN 1..10000 LOOP UPDATE parent SET v = i WHERE id = 1; END LOOP; END $$");
     let size = s
         .number("SELECT pg_column_size(statements) FROM threadline.audit_transactions ORDER BY commit_no DESC LIMIT 1");
-    assert!(size < 200, "{size} bytes: {}", last(&mut s));
+    assert!(size < 300, "{size} bytes: {}", last(&mut s));
 }
 
 #[test]
@@ -321,7 +321,11 @@ fn tags_of_comments() {
     ));
     assert_eq!(says(&mut s), "mine|shop front|[\"source\"]", "the setting wins");
     s.run(&format!("BEGIN; SET LOCAL threadline.context = '{{\"a\":1}}'; UPDATE parent SET v = 1; UPDATE child SET v = 1; COMMIT; {comment} ; "));
-    assert_eq!(last(&mut s)[1]["tags"], tags, "of every statement of the string");
+    assert_eq!(
+        (&last(&mut s)[0]["tags"], &last(&mut s)[0]["statements"]),
+        (&tags, &json!(2)),
+        "of every statement of the string"
+    );
     assert_eq!(
         s.one("SELECT context FROM threadline.audit_transactions ORDER BY commit_no DESC LIMIT 1"),
         "{\"a\": 1, \"from_comment\": [\"correlation_id\", \"source\"]}"
@@ -469,4 +473,25 @@ fn prepared_transactions_keep_their_statements() {
     s.run("COMMIT PREPARED 'one'");
     let all = s.column("SELECT coalesce(statements -> 0 ->> 'tag', '-') FROM threadline.audit_transactions WHERE change_count = 1 ORDER BY commit_no");
     assert_eq!(all, ["DO", "-"]);
+}
+
+/// Skipped where the server has no translations or the machine no locale to ask for them.
+#[test]
+fn a_translated_server_tells_the_same() {
+    let (_db, mut s) = shop("cause_language");
+    s.run(
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN\nUPDATE parent SET v = 1 WHERE id = 1; END $$",
+    );
+    let languages = ["de_DE.UTF-8", "fr_FR.UTF-8", "es_ES.UTF-8", "ja_JP.UTF-8"];
+    let speaks = |s: &mut Session, language: &str| {
+        s.try_run(&format!("SET lc_messages = '{language}'")).is_ok()
+            && s.failure("SELECT 1/0").message != "division by zero"
+    };
+    let Some(language) = languages.into_iter().find(|language| speaks(&mut s, language)) else {
+        eprintln!("skipped: no translated messages here");
+        return;
+    };
+    s.run("SELECT f()");
+    assert_eq!(lines(&mut s), ["SELECT 1 fn:public.f/0:2"], "{language}");
+    assert_ne!(s.failure("SELECT 1/0").message, "division by zero", "the session goes on in its own language");
 }
