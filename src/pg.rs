@@ -9,6 +9,7 @@ pub mod direct_insert;
 pub mod ffi;
 pub mod function;
 pub mod index_insert;
+pub mod leaf;
 pub mod memory;
 pub mod relation;
 pub mod scan;

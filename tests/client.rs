@@ -30,6 +30,8 @@ mod history;
 mod keys;
 #[path = "client/limits.rs"]
 mod limits;
+#[path = "client/log_changes.rs"]
+mod log_changes;
 #[path = "client/memory.rs"]
 mod memory;
 #[path = "client/playbook.rs"]

@@ -2,13 +2,14 @@
 //! asked for, no plan is made, no partition routing is set up. What the executor would check is checked here:
 //! column types, the table's access method, the partition a row belongs to.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
+use std::mem::ManuallyDrop;
 
 use pgrx::pg_sys;
 
 use super::compat;
-use super::index_insert::{OpenIndexes, Unexpected};
+use super::leaf::Leaf;
 use super::memory::{Arena, in_session_context};
 use super::relation::{OpenRelation, own_relation};
 use crate::error::Error;
@@ -56,25 +57,15 @@ pub enum PartitionKey<'row> {
     Uuid(&'row [u8; 16]),
 }
 
-impl PartitionKey<'_> {
-    /// # Safety
-    /// `bound` is a bound of the partition key's type.
-    unsafe fn at_or_above(self, bound: pg_sys::Datum) -> bool {
-        match self {
-            PartitionKey::None => true,
-            PartitionKey::I64(value) => value >= bound.value() as i64,
-            // SAFETY: a uuid bound points at 16 bytes, ordered bytewise.
-            PartitionKey::Uuid(bytes) => unsafe { bytes >= &*bound.cast_mut_ptr::<[u8; 16]>() },
-        }
-    }
-}
-
 /// Inserts into one table of ours, partitioned or not. Lives as long as the session.
 pub struct TableWriter {
     name: &'static CStr,
     types: &'static [pg_sys::Oid],
     arena: Arena,
     slots: RefCell<Vec<*mut pg_sys::TupleTableSlot>>,
+    /// The one last written to. Never dropped: its memory is the server's, which is in no state to be given back when
+    /// threads end.
+    leaf: ManuallyDrop<Cell<Option<Leaf>>>,
 }
 
 /// The fields of the row being built.
@@ -103,7 +94,13 @@ impl RowSink {
 
 impl TableWriter {
     pub fn new(name: &'static CStr, types: &'static [pg_sys::Oid]) -> TableWriter {
-        TableWriter { name, types, arena: Arena::new(c"threadline insert"), slots: RefCell::new(Vec::new()) }
+        TableWriter {
+            name,
+            types,
+            arena: Arena::new(c"threadline insert"),
+            slots: RefCell::new(Vec::new()),
+            leaf: ManuallyDrop::new(Cell::new(None)),
+        }
     }
 
     /// Inserts `count` rows: `key` says where row i belongs, `fill` gives its fields in column order.
@@ -114,26 +111,39 @@ impl TableWriter {
         mut fill: impl FnMut(usize, &mut RowSink),
     ) -> Result<(), Error> {
         assert!(count <= MAX_BATCH);
-        let table = own_relation(self.name)
-            .ok_or_else(|| Error::StorageMissing { relation: self.name.to_string_lossy().into_owned() })?;
-        let parent = OpenRelation::open(table, pg_sys::RowExclusiveLock as i32);
+        // A leaf whose insertion fails is not there for the next one.
+        let mut last = self.leaf.take();
         let result = self.arena.with(|| {
             let mut first = 0;
             while first < count {
-                let leaf = open_leaf(&parent, key(first));
-                let leaf_ref = leaf.as_ref().unwrap_or(&parent);
-                self.check_shape(leaf_ref)?;
+                let (leaf, table) = self.open_leaf(last.take(), key(first))?;
                 let mut end = first + 1;
-                while end < count && leaf.as_ref().is_none_or(|leaf| leaf_of(&parent, key(end)) == leaf.oid()) {
+                while end < count && leaf.takes(key(end)) {
                     end += 1;
                 }
-                self.insert_into(leaf_ref, first..end, &mut fill)?;
+                self.insert_into(&table, &leaf, first..end, &mut fill);
+                last = Some(leaf);
                 first = end;
             }
             Ok(())
         });
         self.arena.reset();
+        self.leaf.set(last);
         result
+    }
+
+    /// The leaf that a row belongs to, locked: the last one, if it is.
+    fn open_leaf(&self, last: Option<Leaf>, key: PartitionKey) -> Result<(Leaf, OpenRelation), Error> {
+        if let Some(leaf) = last
+            && let Some(table) = leaf.reopen_for(key)
+        {
+            return Ok((leaf, table));
+        }
+        let parent = own_relation(self.name)
+            .ok_or_else(|| Error::StorageMissing { relation: self.name.to_string_lossy().into_owned() })?;
+        let (leaf, table) = Leaf::find(parent, key)?;
+        self.check_shape(&table)?;
+        Ok((leaf, table))
     }
 
     /// A table that somebody altered would be written wrongly: nothing below the executor checks types.
@@ -167,13 +177,10 @@ impl TableWriter {
     fn insert_into(
         &self,
         table: &OpenRelation,
+        leaf: &Leaf,
         rows: std::ops::Range<usize>,
         fill: &mut impl FnMut(usize, &mut RowSink),
-    ) -> Result<(), Error> {
-        let indexes = OpenIndexes::open(table).map_err(|Unexpected| Error::StorageChanged {
-            relation: self.name.to_string_lossy().into_owned(),
-            detail: "An index of it is partial or on an expression.".into(),
-        })?;
+    ) {
         let count = rows.len();
         self.make_slots(table, count);
         let mut slots = self.slots.borrow_mut();
@@ -197,12 +204,11 @@ impl TableWriter {
                 0,
                 core::ptr::null_mut(),
             );
-            indexes.insert(&slots[..count]);
+            leaf.enter(table, &slots[..count]);
             for slot in &slots[..count] {
                 pg_sys::ExecClearTuple(*slot);
             }
         }
-        Ok(())
     }
 
     /// Slots are kept for the life of the session, with a descriptor of their own.
@@ -222,57 +228,5 @@ impl TableWriter {
                 }
             });
         }
-    }
-}
-
-impl OpenRelation {
-    fn oid(&self) -> pg_sys::Oid {
-        // SAFETY: the relation is open.
-        unsafe { (*self.as_ptr()).rd_id }
-    }
-}
-
-/// The leaf a key belongs to, locked. Locking may wait for, or learn of, a change of the partitions, so the
-/// choice is made again under the lock until it stands.
-fn open_leaf(parent: &OpenRelation, key: PartitionKey) -> Option<OpenRelation> {
-    if matches!(key, PartitionKey::None) {
-        return None;
-    }
-    loop {
-        let chosen = leaf_of(parent, key);
-        let leaf = OpenRelation::open(chosen, pg_sys::RowExclusiveLock as i32);
-        if leaf_of(parent, key) == chosen {
-            return Some(leaf);
-        }
-    }
-}
-
-/// The partition whose range holds the key, else the default partition.
-fn leaf_of(parent: &OpenRelation, key: PartitionKey) -> pg_sys::Oid {
-    // SAFETY: the parent is open and locked; a range-partitioned table's bound arrays have ndatums entries,
-    // and one index more than bounds (partition_range_datum_bsearch and get_partition_for_tuple).
-    unsafe {
-        let partitions = &*pg_sys::RelationGetPartitionDesc(parent.as_ptr(), true);
-        if partitions.nparts == 0 {
-            Error::NoPartition { table: super::relation::qualified_name(parent.oid()) }.raise();
-        }
-        let bounds = &*partitions.boundinfo;
-        let (mut low, mut high) = (0, bounds.ndatums as usize);
-        while low < high {
-            let middle = (low + high) / 2;
-            let kind = *(*bounds.kind.add(middle));
-            let reached = kind == pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_MINVALUE
-                || (kind == pg_sys::PartitionRangeDatumKind::PARTITION_RANGE_DATUM_VALUE
-                    && key.at_or_above(*(*bounds.datums.add(middle))));
-            if reached { low = middle + 1 } else { high = middle }
-        }
-        let mut chosen = if bounds.ndatums == 0 { -1 } else { *bounds.indexes.add(low) };
-        if chosen < 0 {
-            chosen = bounds.default_index;
-        }
-        if chosen < 0 {
-            Error::NoPartition { table: super::relation::qualified_name(parent.oid()) }.raise();
-        }
-        *partitions.oids.add(chosen as usize)
     }
 }

@@ -5,14 +5,9 @@ use pgrx::pg_sys;
 use super::compat;
 use super::relation::OpenRelation;
 
-/// The indexes of a table, open for as long as one batch is inserted.
-pub struct OpenIndexes {
-    table: pg_sys::Relation,
-    indexes: Vec<OpenIndex>,
-}
-
-struct OpenIndex {
-    relation: pg_sys::Relation,
+/// An index of a table, as inserting into it needs it. Its memory is that of the leaf it was made for.
+pub struct Index {
+    oid: pg_sys::Oid,
     info: *mut pg_sys::IndexInfo,
     /// The indexed columns, counted from 0.
     columns: Vec<usize>,
@@ -24,75 +19,78 @@ struct OpenIndex {
 /// An index that this cannot keep up: it is not one of those that the extension made.
 pub struct Unexpected;
 
-impl OpenIndexes {
-    /// The table stays open while this lives.
-    pub fn open(table: &OpenRelation) -> Result<OpenIndexes, Unexpected> {
-        let mut open = OpenIndexes { table: table.as_ptr(), indexes: Vec::new() };
-        // SAFETY: the table is open; the list is of its indexes' OIDs; an open index has its catalog rows at hand.
-        unsafe {
-            let list = pg_sys::RelationGetIndexList(table.as_ptr());
-            let count = if list.is_null() { 0 } else { (*list).length };
-            for place in 0..count {
-                let oid = pg_sys::list_nth_oid(list, place);
-                let relation = pg_sys::index_open(oid, pg_sys::RowExclusiveLock as i32);
-                let info = pg_sys::BuildIndexInfo(relation);
-                let count = (*info).ii_NumIndexAttrs as usize;
-                let attributes = &(*info).ii_IndexAttrNumbers;
-                let columns: Vec<usize> = attributes[..count].iter().map(|n| *n as usize - 1).collect();
-                let plain = (*info).ii_Expressions.is_null() && (*info).ii_Predicate.is_null();
-                let unique = if (*info).ii_Unique {
-                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
-                } else {
-                    pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
-                };
-                let only_ends = (*(*relation).rd_rel).relam == pg_sys::BRIN_AM_OID
-                    && count == 1
-                    && (*compat::attribute(table.descriptor(), columns[0])).atttypid == pg_sys::TIMESTAMPTZOID;
-                let ready = (*info).ii_ReadyForInserts;
-                open.indexes.push(OpenIndex { relation, info, columns, unique, only_ends });
-                if !plain {
-                    return Err(Unexpected);
-                }
-                // One that CREATE INDEX CONCURRENTLY has not got ready yet takes no entries.
-                if !ready {
-                    open.indexes.pop().expect("just pushed").close();
-                }
-            }
-        }
-        Ok(open)
+/// The table's indexes, each locked for writing until the transaction ends.
+pub fn lock_indexes(table: &OpenRelation) -> Vec<pg_sys::Oid> {
+    // SAFETY: the table is open; the list is of its indexes' OIDs.
+    unsafe {
+        let list = pg_sys::RelationGetIndexList(table.as_ptr());
+        let count = if list.is_null() { 0 } else { (*list).length };
+        let oids: Vec<pg_sys::Oid> = (0..count).map(|place| pg_sys::list_nth_oid(list, place)).collect();
+        oids.iter().for_each(|oid| pg_sys::LockRelationOid(*oid, pg_sys::RowExclusiveLock as i32));
+        oids
     }
+}
 
-    /// Enters rows that the slots hold, with the places in the table that they were given.
-    pub fn insert(&self, slots: &[*mut pg_sys::TupleTableSlot]) {
-        for index in &self.indexes {
-            if index.only_ends {
-                index.rows_at_ends(slots).for_each(|place| index.insert(self.table, slots[place]));
+impl Index {
+    /// One of the table's locked indexes; None while CREATE INDEX CONCURRENTLY has not got it ready for entries. What it
+    /// keeps is allocated in the current context.
+    pub fn new(oid: pg_sys::Oid, table: &OpenRelation) -> Result<Option<Index>, Unexpected> {
+        // SAFETY: the table is open, and so is the index, which has its catalog rows at hand.
+        unsafe {
+            let relation = pg_sys::index_open(oid, pg_sys::NoLock as i32);
+            let info = pg_sys::BuildIndexInfo(relation);
+            let count = (*info).ii_NumIndexAttrs as usize;
+            let attributes = &(*info).ii_IndexAttrNumbers;
+            let columns: Vec<usize> = attributes[..count].iter().map(|n| *n as usize - 1).collect();
+            let unique = if (*info).ii_Unique {
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
             } else {
-                slots.iter().for_each(|slot| index.insert(self.table, *slot));
+                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
+            };
+            let plain = (*info).ii_Expressions.is_null() && (*info).ii_Predicate.is_null();
+            let only_ends = plain
+                && (*(*relation).rd_rel).relam == pg_sys::BRIN_AM_OID
+                && columns.len() == 1
+                && (*compat::attribute(table.descriptor(), columns[0])).atttypid == pg_sys::TIMESTAMPTZOID;
+            pg_sys::index_close(relation, pg_sys::NoLock as i32);
+            if !plain {
+                return Err(Unexpected);
             }
+            Ok((*info).ii_ReadyForInserts.then_some(Index { oid, info, columns, unique, only_ends }))
         }
     }
 }
 
-impl Drop for OpenIndexes {
-    fn drop(&mut self) {
-        // While an error unwinds, the transaction's resource owner closes them.
-        if !std::thread::panicking() {
-            self.indexes.drain(..).for_each(OpenIndex::close);
+impl Index {
+    /// Enters rows that the slots hold, with the places in the table that they were given. The index is the table's;
+    /// `has_changed` says whether it was told to have changed since `new`.
+    pub fn enter(
+        &self,
+        table: &OpenRelation,
+        slots: &[*mut pg_sys::TupleTableSlot],
+        has_changed: impl FnOnce() -> bool,
+    ) {
+        // SAFETY: raises an error or returns the index, which is closed below; an error leaves that to the transaction's
+        // resource owner. The lock stays until the transaction ends: the next batch would ask for it again.
+        let relation = unsafe { pg_sys::index_open(self.oid, pg_sys::RowExclusiveLock as i32) };
+        if has_changed() {
+            // SAFETY: what a BRIN keeps there (brininsert) points into the server's description of the index, which may
+            // be another one now; it is made anew.
+            unsafe { (*self.info).ii_AmCache = core::ptr::null_mut() };
         }
-    }
-}
-
-impl OpenIndex {
-    fn close(self) {
-        // SAFETY: opened by `open` and not closed since.
+        if self.only_ends {
+            self.rows_at_ends(slots).for_each(|place| self.insert(relation, table, slots[place]));
+        } else {
+            slots.iter().for_each(|slot| self.insert(relation, table, *slot));
+        }
+        // SAFETY: opened above; `info` was passed to its insertions.
         unsafe {
-            compat::finish_index_insert(self.relation, self.info);
-            pg_sys::index_close(self.relation, pg_sys::RowExclusiveLock as i32);
+            compat::finish_index_insert(relation, self.info);
+            pg_sys::index_close(relation, pg_sys::NoLock as i32);
         }
     }
 
-    fn insert(&self, table: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot) {
+    fn insert(&self, relation: pg_sys::Relation, table: &OpenRelation, slot: *mut pg_sys::TupleTableSlot) {
         let mut values = [pg_sys::Datum::from(0usize); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
         // SAFETY: the slot holds a row of the table with all its columns, and the index's are among them.
@@ -102,11 +100,11 @@ impl OpenIndex {
                 nulls[at] = *(*slot).tts_isnull.add(*column);
             }
             pg_sys::index_insert(
-                self.relation,
+                relation,
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
                 &raw mut (*slot).tts_tid,
-                table,
+                table.as_ptr(),
                 self.unique,
                 false,
                 self.info,

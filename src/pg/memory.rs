@@ -1,5 +1,7 @@
 //! Memory contexts of our own, and switching between contexts.
 
+use std::cell::RefCell;
+
 use pgrx::pg_sys;
 
 /// A memory context of our own.
@@ -51,8 +53,15 @@ impl Arena {
 /// A memory context below the session's that goes with its owner.
 pub struct OwnedContext(pg_sys::MemoryContext);
 
+thread_local! {
+    /// Contexts whose owners went while an error unwound, when nothing of the server's may be called.
+    static LEFT: RefCell<Vec<pg_sys::MemoryContext>> = const { RefCell::new(Vec::new()) };
+}
+
 impl OwnedContext {
     pub fn new(name: &'static core::ffi::CStr) -> OwnedContext {
+        // SAFETY: see `drop`, which left them here.
+        LEFT.take().into_iter().for_each(|context| unsafe { pg_sys::MemoryContextDelete(context) });
         OwnedContext(Arena::new(name).context)
     }
 
@@ -69,6 +78,10 @@ impl OwnedContext {
 
 impl Drop for OwnedContext {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            LEFT.with_borrow_mut(|left| left.push(self.0));
+            return;
+        }
         // SAFETY: made by `new`, current for nobody, and whoever has pointers into it owns it.
         unsafe { pg_sys::MemoryContextDelete(self.0) }
     }

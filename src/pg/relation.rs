@@ -39,6 +39,11 @@ impl OpenRelation {
         self.relation.as_ptr()
     }
 
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.as_ptr()).rd_id }
+    }
+
     pub fn descriptor(&self) -> pg_sys::TupleDesc {
         // SAFETY: the relation is open.
         unsafe { (*self.as_ptr()).rd_att }
@@ -187,8 +192,17 @@ pub fn schema_and_name(relid: pg_sys::Oid) -> Option<(std::ffi::CString, std::ff
     }
 }
 
+thread_local! {
+    /// Our own relations as found, until the server tells of a change of theirs.
+    static OWN: RefCell<Vec<(&'static core::ffi::CStr, pg_sys::Oid)>> = const { RefCell::new(Vec::new()) };
+}
+
 /// One of our own relations, by name; None when it does not exist.
-pub fn own_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
+pub fn own_relation(name: &'static core::ffi::CStr) -> Option<pg_sys::Oid> {
+    let known = OWN.with_borrow(|own| own.iter().find(|(known, _)| *known == name).map(|(_, relid)| *relid));
+    if known.is_some() {
+        return known;
+    }
     // SAFETY: catalog look-ups with NUL-terminated names.
     let relid = unsafe {
         let schema = pg_sys::get_namespace_oid(c"threadline".as_ptr(), true);
@@ -197,7 +211,14 @@ pub fn own_relation(name: &core::ffi::CStr) -> Option<pg_sys::Oid> {
         }
         pg_sys::get_relname_relid(name.as_ptr(), schema)
     };
-    (relid != pg_sys::InvalidOid).then_some(relid)
+    let found = (relid != pg_sys::InvalidOid).then_some(relid)?;
+    OWN.with_borrow_mut(|own| own.push((name, found)));
+    Some(found)
+}
+
+/// The relation (or, without one, every relation) changed: it may be gone.
+pub(super) fn forget_own(relid: Option<pg_sys::Oid>) {
+    OWN.with_borrow_mut(|own| own.retain(|(_, known)| relid.is_some_and(|relid| relid != *known)));
 }
 
 /// Whether this extension is (still) installed in the database.

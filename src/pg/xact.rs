@@ -104,8 +104,11 @@ unsafe extern "C-unwind" fn subtransaction_callback(
 
 #[pg_guard]
 unsafe extern "C-unwind" fn relcache_callback(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
+    let relid = (relid != pg_sys::InvalidOid).then_some(relid);
+    super::relation::forget_own(relid);
+    super::leaf::forget(relid);
     if let Some((_, _, handler, _)) = HANDLERS.get() {
-        handler((relid != pg_sys::InvalidOid).then_some(relid));
+        handler(relid);
     }
 }
 

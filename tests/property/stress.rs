@@ -1,4 +1,4 @@
-//! Four sessions write at random; afterwards the log must say exactly what they say they committed.
+//! Eight sessions write at random; afterwards the log must say exactly what they say they committed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -7,7 +7,7 @@ use crate::random::{run_length, seed};
 use crate::support::{CANONICAL, Database, Session};
 use crate::workload::{SETUP, TABLES, Writer, Written};
 
-const SESSIONS: usize = 4;
+const SESSIONS: usize = 8;
 
 #[test]
 fn history_is_what_the_sessions_committed() {
@@ -37,10 +37,12 @@ fn history_is_what_the_sessions_committed() {
     let total = |of: fn(&Writer) -> u64| writers.iter().map(of).sum::<u64>();
     let committed = total(|w| w.tally.committed);
     println!(
-        "committed {committed}, rolled back {}, failed statements {}, deadlocks {}",
+        "committed {committed}, rolled back {}, prepared {}, failed statements {}, deadlocks {}, cancelled {}",
         total(|w| w.tally.rolled_back),
+        total(|w| w.tally.prepared),
         total(|w| w.tally.failed_statements),
-        total(|w| w.tally.deadlocks)
+        total(|w| w.tally.deadlocks),
+        total(|w| w.tally.cancelled)
     );
     assert!(committed > 20, "the run must have done something");
     let log: Vec<(String, Written)> = writers.into_iter().flat_map(|w| w.log).collect();

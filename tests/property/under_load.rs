@@ -7,7 +7,8 @@ use crate::random::{Random, run_length, seed};
 use crate::support::{Database, Failure, Session};
 use crate::workload::{SETUP, TABLES, Writer};
 
-const SESSIONS: usize = 3;
+/// Beside the one that alters tables.
+const SESSIONS: usize = 7;
 
 /// DDL waits behind the writers; they win every deadlock, so it is tried again.
 fn insist(s: &mut Session, sql: &str, until: Instant) {

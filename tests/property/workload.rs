@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::random::Random;
-use crate::support::Session;
+use crate::support::{Session, unique};
 
 /// Tables under capture, each with the SQL of its key as `table_pk` shows it.
 pub const TABLES: [(&str, &str); 6] = [
@@ -91,20 +91,26 @@ struct Statement {
     /// Every row written carries the tag.
     tagged: bool,
     moves: bool,
+    /// In milliseconds.
+    cancelled_after: Option<u64>,
 }
 
 #[derive(Default)]
 pub struct Tally {
     pub committed: u64,
     pub rolled_back: u64,
+    pub prepared: u64,
     pub failed_statements: u64,
     pub deadlocks: u64,
+    pub cancelled: u64,
 }
 
 pub struct Writer {
     pub session: Session,
     random: Random,
     number: usize,
+    /// Prepared transactions are named for the whole cluster.
+    name: String,
     serial: u64,
     has_merge: bool,
     pub tally: Tally,
@@ -120,6 +126,7 @@ impl Writer {
             session,
             random: Random::new(seed ^ (number as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d)),
             number,
+            name: unique("writer"),
             serial: 0,
             has_merge,
             tally: Tally::default(),
@@ -158,16 +165,30 @@ impl Writer {
             return;
         }
         // SERIALIZABLE may refuse here.
-        match self.session.try_run("COMMIT") {
-            Ok(_) => {
+        match self.end() {
+            Ok(true) => {
                 self.tally.committed += 1;
                 self.log.push((xid, written));
             }
+            Ok(false) => self.tally.rolled_back += 1,
             Err(e) => {
                 assert!(e.as_db_error().is_some(), "the server is lost: {e:?}");
                 self.tally.rolled_back += 1;
             }
         }
+    }
+
+    /// Commits, in one step or in two; false when the second step was a roll-back.
+    fn end(&mut self) -> Result<bool, postgres::Error> {
+        if !self.random.percent(10) {
+            return self.session.try_run("COMMIT").map(|_| true);
+        }
+        let name = format!("'{} {}'", self.name, self.serial);
+        self.session.try_run(&format!("PREPARE TRANSACTION {name}"))?;
+        self.tally.prepared += 1;
+        let commits = !self.random.percent(25);
+        self.session.run(&format!("{} PREPARED {name}", if commits { "COMMIT" } else { "ROLLBACK" }));
+        Ok(commits)
     }
 
     /// False when the transaction cannot go on.
@@ -205,9 +226,10 @@ impl Writer {
         self.serial += 1;
         let tag = format!("{}s{}n{}", if doomed { "DOOMED " } else { "" }, self.number, self.serial);
         let statement = self.compose(tag);
-        let result = match &statement.copy {
-            Some(data) => self.session.copy_in(&statement.sql, data),
-            None => self.session.try_run(&statement.sql),
+        let result = match (&statement.copy, statement.cancelled_after) {
+            (Some(data), _) => self.session.copy_in(&statement.sql, data),
+            (None, Some(limit)) => self.run_within(&statement.sql, limit),
+            (None, None) => self.session.try_run(&statement.sql),
         };
         match result {
             Ok(rows) => {
@@ -216,27 +238,44 @@ impl Writer {
             }
             Err(e) => {
                 let code = e.code().unwrap_or_else(|| panic!("the server is lost: {e:?}")).code().to_string();
+                let cancelled = statement.cancelled_after.is_some() && code == "57014";
                 // Unique violations, deadlocks, serialization failures, lock timeouts; anything else is a defect.
                 assert!(
-                    ["23505", "40P01", "40001", "55P03", "21000"].contains(&code.as_str()),
+                    cancelled || ["23505", "40P01", "40001", "55P03", "21000"].contains(&code.as_str()),
                     "{}\n{:?}",
                     statement.sql,
                     e.as_db_error()
                 );
                 self.tally.failed_statements += 1;
                 self.tally.deadlocks += u64::from(code == "40P01");
+                self.tally.cancelled += u64::from(cancelled);
                 false
             }
         }
     }
 
+    /// Most times the statement is cancelled somewhere in its midst.
+    fn run_within(&mut self, sql: &str, milliseconds: u64) -> Result<u64, postgres::Error> {
+        self.session.try_run(&format!("SET LOCAL statement_timeout = {milliseconds}"))?;
+        let rows = self.session.try_run(sql)?;
+        self.session.try_run("SET LOCAL statement_timeout = 0")?;
+        Ok(rows)
+    }
+
     fn compose(&mut self, tag: String) -> Statement {
         let r = &mut self.random;
-        let make =
-            |table, sql: String| Statement { table, sql, copy: None, tag: tag.clone(), tagged: true, moves: false };
+        let make = |table, sql: String| Statement {
+            table,
+            sql,
+            copy: None,
+            tag: tag.clone(),
+            tagged: true,
+            moves: false,
+            cancelled_after: None,
+        };
         let (a, b, c) = (r.between(0, 39), r.between(0, 39), r.between(0, 9));
         let money = r.between(-99_999, 99_999) as f64 / 100.0;
-        match r.below(27) {
+        match r.below(28) {
             0 => make("acct", format!("INSERT INTO acct VALUES ({a}, {money}, {c}, '{tag}')")),
             1 => make("acct", format!("UPDATE acct SET balance = balance + {money}, note = '{tag}' WHERE id = {a}")),
             2 => make("acct", format!("UPDATE acct SET note = '{tag}', n = {c} WHERE id IN ({a}, {b})")),
@@ -275,6 +314,10 @@ impl Writer {
                 ..make("parted", format!("UPDATE parted p SET region = 'us', note = '{tag}' WHERE id = {a} AND region = 'eu' AND NOT EXISTS (SELECT FROM parted q WHERE q.id = {a} AND q.region = 'us')"))
             },
             25 => Statement { tagged: false, ..make("parted", format!("DELETE FROM parted WHERE id = {a}")) },
+            26 => Statement {
+                cancelled_after: Some(1 + r.below(20)),
+                ..make("acct", format!("UPDATE acct SET balance = balance + 1, note = '{tag}' WHERE id >= {a}"))
+            },
             _ => {
                 let data: String = (0..=c).map(|i| format!("{}\t{}\t{i}\t{tag}\n", r.between(100, 1_000_000), r.pick(&["eu", "us", "zz"]))).collect();
                 Statement { copy: Some(data), ..make("parted", "COPY parted FROM STDIN".into()) }

@@ -1,0 +1,92 @@
+//! The log's own tables and indexes change under a session that goes on writing: what it knows of them must follow.
+
+use crate::support::{Database, Session};
+
+fn writer(stem: &str) -> (Database, Session, Session) {
+    let db = Database::new(stem);
+    let mut dba = db.session();
+    dba.run("CREATE TABLE t (id int PRIMARY KEY, v text); SELECT threadline.audit_enable('t')");
+    let mut writer = db.session();
+    writer.run("INSERT INTO t VALUES (0, 'the session knows the log now')");
+    (db, writer, dba)
+}
+
+/// The leaf that changes go to now.
+fn leaf(s: &mut Session) -> String {
+    s.one("SELECT tableoid::regclass FROM threadline.change_log ORDER BY id DESC LIMIT 1")
+}
+
+/// Every change must be found through each index and without any.
+fn assert_indexed(s: &mut Session, expected: i64) {
+    let count = "SELECT count(*) FROM threadline.change_log WHERE id > 0 AND op <> 3";
+    let by_row = "SELECT count(*) FROM threadline.change_log WHERE table_id = 1 AND row_key >= 0 AND op <> 3";
+    let by_time = "SELECT count(*) FROM threadline.change_log WHERE captured_at > '-infinity' AND op <> 3";
+    s.run("SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET enable_seqscan = on");
+    assert_eq!(s.number(count), expected, "in the table");
+    s.run("RESET enable_indexscan; RESET enable_indexonlyscan; SET enable_seqscan = off");
+    assert_eq!(s.number(count), expected, "by id");
+    assert_eq!(s.number(by_row), expected, "by row");
+    s.run("RESET enable_bitmapscan; SET enable_indexscan = off");
+    assert_eq!(s.number(by_time), expected, "by time");
+    s.run("RESET enable_indexscan; RESET enable_seqscan");
+}
+
+#[test]
+fn indexes_of_the_log_come_and_go() {
+    let (_db, mut w, mut dba) = writer("log_indexes");
+    let leaf = leaf(&mut dba);
+    dba.run(&format!("CREATE INDEX made_meanwhile ON {leaf} (transaction_id)"));
+    w.run("INSERT INTO t VALUES (1, 'a')");
+    dba.run(&format!("CREATE INDEX CONCURRENTLY made_slowly ON {leaf} (schema_version)"));
+    w.run("INSERT INTO t VALUES (2, 'b')");
+    dba.run("SET enable_seqscan = off; SET enable_bitmapscan = off");
+    for index in ["transaction_id IS NOT NULL", "schema_version = 1"] {
+        assert_eq!(dba.number(&format!("SELECT count(*) FROM {leaf} WHERE {index}")), 3, "by {index}");
+    }
+    dba.run("RESET enable_seqscan; RESET enable_bitmapscan; DROP INDEX threadline.made_meanwhile");
+    w.run("INSERT INTO t VALUES (3, 'c')");
+    dba.run("DROP INDEX CONCURRENTLY threadline.made_slowly");
+    dba.run(&format!("REINDEX TABLE {leaf}"));
+    w.run("INSERT INTO t VALUES (4, 'd')");
+    dba.run(&format!("REINDEX TABLE CONCURRENTLY {leaf}"));
+    w.run("INSERT INTO t VALUES (5, 'e')");
+    dba.run(&format!("VACUUM FULL {leaf}"));
+    w.run("INSERT INTO t VALUES (6, 'f')");
+    assert_indexed(&mut dba, 7);
+    dba.assert_replay_holds("t");
+}
+
+#[test]
+fn partitions_of_the_log_come_and_go() {
+    let (_db, mut w, mut dba) = writer("log_partitions");
+    let leaf = leaf(&mut dba);
+    let bound = dba.one(&format!("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = '{leaf}'::regclass"));
+    dba.run(&format!("ALTER TABLE threadline.change_log DETACH PARTITION {leaf}"));
+    w.run("INSERT INTO t VALUES (1, 'goes to the default partition')");
+    assert_eq!(dba.one("SELECT tableoid::regclass FROM threadline.change_log"), "threadline.change_log_default");
+    dba.run(&format!(
+        "WITH moved AS (DELETE FROM threadline.change_log_default RETURNING *) INSERT INTO {leaf} SELECT * FROM moved;
+         ALTER TABLE threadline.change_log ATTACH PARTITION {leaf} {bound}"
+    ));
+    w.run("INSERT INTO t VALUES (2, 'goes where it belongs')");
+    assert_eq!(dba.number("SELECT count(*) FROM threadline.change_log_default"), 0);
+    dba.run(&format!("ALTER TABLE threadline.change_log DETACH PARTITION {leaf}; DROP TABLE {leaf}"));
+    w.run("INSERT INTO t VALUES (3, 'goes to the default partition')");
+    assert_eq!(dba.one("SELECT tableoid::regclass FROM threadline.change_log"), "threadline.change_log_default");
+}
+
+#[test]
+fn a_write_that_the_log_refused_leaves_the_next_one_unharmed() {
+    let (_db, mut w, mut dba) = writer("log_refuses");
+    let leaf = leaf(&mut dba);
+    dba.run(&format!("CREATE UNIQUE INDEX no_second ON {leaf} (table_id, statement_no)"));
+    let failure = w.failure("INSERT INTO t VALUES (1, 'a')");
+    assert_eq!(failure.code, "23505", "{failure:?}");
+    assert_eq!(dba.number("SELECT count(*) FROM t"), 1, "a write without its record is none");
+    dba.run("DROP INDEX threadline.no_second");
+    for id in 2..5 {
+        w.run(&format!("INSERT INTO t VALUES ({id}, 'b')"));
+    }
+    assert_indexed(&mut dba, 4);
+    dba.assert_replay_holds("t");
+}
