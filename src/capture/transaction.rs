@@ -136,6 +136,9 @@ pub fn with_fields<R>(
     ])
 }
 
+/// Statements that take more are not worth keeping.
+const LARGE_STATEMENTS: usize = 8192;
+
 thread_local! {
     /// The statements of the last transaction: a session does the same again and again.
     static LAST_STATEMENTS: RefCell<LastJson> = RefCell::default();
@@ -146,5 +149,12 @@ fn statements_datum(statements: &Statements) -> Option<pg_sys::Datum> {
     // Text may hold what a redacted column is to hide, whichever table the statement named.
     let with_text = statements.have_text() && !policy::anything_is_redacted();
     let json = CString::new(statements.to_json(with_text)?).ok()?;
-    LAST_STATEMENTS.with_borrow_mut(|last| last.datum_of(json))
+    LAST_STATEMENTS.with_borrow_mut(|last| {
+        let is_large = json.count_bytes() > LARGE_STATEMENTS;
+        let datum = last.datum_of(json);
+        if is_large {
+            *last = LastJson::default();
+        }
+        datum
+    })
 }

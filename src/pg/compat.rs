@@ -101,8 +101,8 @@ pub struct PlpgsqlState {
 #[repr(C)]
 pub struct PlpgsqlFunction {
     #[cfg(feature = "pg18")]
-    cached: CachedFunction,
-    signature: *const core::ffi::c_char,
+    _cached: CachedFunction,
+    _signature: *const core::ffi::c_char,
     pub oid: pg_sys::Oid,
 }
 
@@ -110,9 +110,9 @@ pub struct PlpgsqlFunction {
 #[cfg(feature = "pg18")]
 #[repr(C)]
 struct CachedFunction {
-    hash_key: *const core::ffi::c_void,
-    xmin: pg_sys::TransactionId,
-    tid: pg_sys::ItemPointerData,
-    delete_callback: *const core::ffi::c_void,
-    use_count: u64,
+    _hash_key: *const core::ffi::c_void,
+    _xmin: pg_sys::TransactionId,
+    _tid: pg_sys::ItemPointerData,
+    _delete_callback: *const core::ffi::c_void,
+    _use_count: u64,
 }
