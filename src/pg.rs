@@ -1,5 +1,7 @@
 //! The server, behind safe faces. All `unsafe` of the library lives here; nothing here knows of capture.
 
+pub mod btree_batch;
+pub mod btree_page;
 pub mod call_stack;
 pub mod canonical;
 pub mod catalog_names;

@@ -1,6 +1,7 @@
 //! Everything that differs between server versions.
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 /// Ends a row of insertions into one index, which some access methods have to be told since PostgreSQL 17.
 ///
@@ -115,4 +116,79 @@ struct CachedFunction {
     _tid: pg_sys::ItemPointerData,
     _delete_callback: *const core::ffi::c_void,
     _use_count: u64,
+}
+
+mod nbtree {
+    use pgrx::pg_sys;
+
+    /// BTScanInsertData, BTStackData: only handed on.
+    type Key = *mut core::ffi::c_void;
+    type Stack = *mut core::ffi::c_void;
+
+    unsafe extern "C-unwind" {
+        pub fn _bt_mkscankey(index: pg_sys::Relation, entry: pg_sys::IndexTuple) -> Key;
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        pub fn _bt_search(
+            index: pg_sys::Relation,
+            key: Key,
+            leaf: *mut pg_sys::Buffer,
+            access: core::ffi::c_int,
+            snapshot: pg_sys::Snapshot,
+        ) -> Stack;
+        #[cfg(feature = "pg16")]
+        pub fn _bt_search(
+            index: pg_sys::Relation,
+            table: pg_sys::Relation,
+            key: Key,
+            leaf: *mut pg_sys::Buffer,
+            access: core::ffi::c_int,
+            snapshot: pg_sys::Snapshot,
+        ) -> Stack;
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pub fn _bt_search(
+            index: pg_sys::Relation,
+            table: pg_sys::Relation,
+            key: Key,
+            leaf: *mut pg_sys::Buffer,
+            access: core::ffi::c_int,
+        ) -> Stack;
+        pub fn _bt_freestack(stack: Stack);
+    }
+}
+
+/// The leaf of a btree that an entry belongs on, locked for writing (access/nbtree.h). None in an index of an old format.
+///
+/// # Safety
+/// `index` is an open btree of the open `table`; the entry is one of its, with every column and its row's place.
+#[allow(ffi_unwind_calls, reason = "protected by pg_guard_ffi_boundary")]
+pub unsafe fn lock_btree_leaf(
+    index: pg_sys::Relation,
+    table: pg_sys::Relation,
+    entry: pg_sys::IndexTuple,
+) -> Option<pg_sys::Buffer> {
+    let mut leaf: pg_sys::Buffer = 0;
+    // SAFETY: by the caller's promise; the key is allocated in the current context, and its first field (heapkeyspace)
+    // says whether entries are ordered by their rows' places too. A server error is turned into a Rust panic at the
+    // boundary, where nothing needs to be dropped.
+    let found = unsafe {
+        pg_guard_ffi_boundary(|| {
+            let key = nbtree::_bt_mkscankey(index, entry);
+            let found = *key.cast::<bool>();
+            if found {
+                let access = pg_sys::BUFFER_LOCK_EXCLUSIVE as i32;
+                #[cfg(any(feature = "pg14", feature = "pg15"))]
+                let stack = nbtree::_bt_search(index, key, &mut leaf, access, core::ptr::null_mut());
+                #[cfg(feature = "pg16")]
+                let stack = nbtree::_bt_search(index, table, key, &mut leaf, access, core::ptr::null_mut());
+                #[cfg(any(feature = "pg17", feature = "pg18"))]
+                let stack = nbtree::_bt_search(index, table, key, &mut leaf, access);
+                nbtree::_bt_freestack(stack);
+            }
+            pg_sys::pfree(key);
+            found
+        })
+    };
+    #[cfg(any(feature = "pg14", feature = "pg15"))]
+    let _ = table;
+    (found && leaf != 0).then_some(leaf)
 }

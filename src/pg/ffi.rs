@@ -16,6 +16,11 @@ mod server {
             lockmode: pg_sys::LOCKMODE,
             numparents: *mut *mut pg_sys::List,
         ) -> *mut pg_sys::List;
+        pub fn CheckForSerializableConflictIn(
+            relation: pg_sys::Relation,
+            tid: pg_sys::ItemPointer,
+            block: pg_sys::BlockNumber,
+        );
     }
 }
 
@@ -82,4 +87,16 @@ pub unsafe fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List {
 pub unsafe fn find_all_inheritors(parent: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> *mut pg_sys::List {
     // SAFETY: as above; the parents' counts are not asked for.
     unsafe { pg_guard_ffi_boundary(|| server::find_all_inheritors(parent, lock, core::ptr::null_mut())) }
+}
+
+/// storage/predicate.h: notes, before a page of an index is changed, who of the serializable readers of it depends on us.
+///
+/// # Safety
+/// `index` is open.
+#[allow(ffi_unwind_calls, reason = "protected by pg_guard_ffi_boundary")]
+pub unsafe fn check_for_serializable_conflict_in(index: pg_sys::Relation, block: pg_sys::BlockNumber) {
+    // SAFETY: by the caller's promise; a conflict is a server error, turned into a Rust panic at the boundary.
+    unsafe {
+        pg_guard_ffi_boundary(|| server::CheckForSerializableConflictIn(index, core::ptr::null_mut(), block));
+    }
 }

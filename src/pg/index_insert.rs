@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::btree_batch::IntegerIndex;
 use super::compat;
 use super::relation::OpenRelation;
 
@@ -14,6 +15,8 @@ pub struct Index {
     unique: pg_sys::IndexUniqueCheck::Type,
     /// A BRIN of one timestamptz: of the rows of a page only the ends count.
     only_ends: bool,
+    /// Takes many entries at once.
+    integers: Option<IntegerIndex>,
 }
 
 /// An index that this cannot keep up: it is not one of those that the extension made.
@@ -52,11 +55,12 @@ impl Index {
                 && (*(*relation).rd_rel).relam == pg_sys::BRIN_AM_OID
                 && columns.len() == 1
                 && (*compat::attribute(table.descriptor(), columns[0])).atttypid == pg_sys::TIMESTAMPTZOID;
+            let integers = if plain { IntegerIndex::of(relation, table, &columns) } else { None };
             pg_sys::index_close(relation, pg_sys::NoLock as i32);
             if !plain {
                 return Err(Unexpected);
             }
-            Ok((*info).ii_ReadyForInserts.then_some(Index { oid, info, columns, unique, only_ends }))
+            Ok((*info).ii_ReadyForInserts.then_some(Index { oid, info, columns, unique, only_ends, integers }))
         }
     }
 }
@@ -78,10 +82,14 @@ impl Index {
             // be another one now; it is made anew.
             unsafe { (*self.info).ii_AmCache = core::ptr::null_mut() };
         }
+        let one = |slot: *mut pg_sys::TupleTableSlot| self.insert(relation, table, slot);
         if self.only_ends {
-            self.rows_at_ends(slots).for_each(|place| self.insert(relation, table, slots[place]));
+            self.rows_at_ends(slots).for_each(|place| one(slots[place]));
+        } else if let Some(integers) = &self.integers {
+            // SAFETY: the index that it was made of, opened above; the slots hold rows of the table.
+            unsafe { integers.enter(relation, table, slots, one) };
         } else {
-            slots.iter().for_each(|slot| self.insert(relation, table, *slot));
+            slots.iter().for_each(|slot| one(*slot));
         }
         // SAFETY: opened above; `info` was passed to its insertions.
         unsafe {

@@ -72,6 +72,7 @@ fn killed_under_load() {
         }
         cluster.up();
         let mut s = db.session();
+        s.assert_log_indexes_are_sound();
         for table in ["t", "u"] {
             s.assert_replay_holds(table);
         }

@@ -90,3 +90,55 @@ fn a_write_that_the_log_refused_leaves_the_next_one_unharmed() {
     assert_indexed(&mut dba, 4);
     dba.assert_replay_holds("t");
 }
+
+/// Entries of one batch that lie side by side, far apart, between those of earlier batches, and on leaves that are full.
+#[test]
+fn entries_made_by_the_batch_are_where_the_server_expects_them() {
+    let (db, mut w, mut dba) = writer("log_batches");
+    dba.run("CREATE TABLE u (id uuid PRIMARY KEY, v int); SELECT threadline.audit_enable('u')");
+    dba.run("CREATE TABLE pair (a bigint, b text, v int, PRIMARY KEY (a, b)); SELECT threadline.audit_enable('pair')");
+    w.run("INSERT INTO t SELECT g, 'row' FROM generate_series(1, 3000) g");
+    w.run("INSERT INTO pair SELECT -g, 'b' || g % 7, g FROM generate_series(1, 2000) g");
+    for round in 0..12 {
+        w.run(&format!("UPDATE t SET v = v || {round}"));
+        w.run(&format!("INSERT INTO u SELECT gen_random_uuid(), {round} FROM generate_series(1, 300)"));
+        w.run("UPDATE t SET v = 'some' WHERE id % 97 = 3; UPDATE pair SET v = v + 1 WHERE a % 5 = 0");
+        w.run("DELETE FROM t WHERE id BETWEEN 500 AND 600; INSERT INTO t SELECT g, 'again' FROM generate_series(500, 600) g");
+    }
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let db = &db;
+            scope.spawn(move || {
+                let mut w = db.session();
+                for round in 0..6 {
+                    w.run(&format!(
+                        "INSERT INTO t SELECT {number} + 4 * g, 'at once' FROM generate_series({round}00 + 5000, {round}99 + 5000) g;
+                         BEGIN; UPDATE pair SET v = v - 1 WHERE a % 4 = -{number}; SAVEPOINT s;
+                         UPDATE pair SET v = 0 WHERE a % 4 = -{number}; ROLLBACK TO s; COMMIT"
+                    ));
+                }
+            });
+        }
+    });
+    dba.assert_log_indexes_are_sound();
+    for table in ["t", "u", "pair"] {
+        dba.assert_replay_holds(table);
+    }
+    let made: i64 = dba.number("SELECT sum(change_count) FROM threadline.audit_transactions");
+    assert_eq!(dba.number("SELECT count(*) FROM threadline.audit_changes"), made);
+}
+
+#[test]
+fn a_serializable_reader_of_the_log_and_a_writer_of_many_rows_depend_on_each_other() {
+    let (db, mut w, mut dba) = writer("log_serializable");
+    dba.run("CREATE TABLE seen (n bigint); INSERT INTO t SELECT g, 'row' FROM generate_series(1, 300) g");
+    let mut r = db.session();
+    r.run("SET enable_seqscan = off; SET enable_bitmapscan = off; BEGIN ISOLATION LEVEL SERIALIZABLE");
+    r.run("INSERT INTO seen SELECT count(*) FROM threadline.change_log WHERE id > (SELECT max(id) - 5 FROM threadline.change_log)");
+    w.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(w.number("SELECT count(*) FROM seen"), 0);
+    w.run("INSERT INTO t SELECT g, 'row' FROM generate_series(1001, 1050) g");
+    r.run("COMMIT");
+    let failure = w.failure("COMMIT");
+    assert_eq!(failure.code, "40001", "neither could have come first: {failure:?}");
+}

@@ -198,6 +198,16 @@ impl Session {
         writer.finish()
     }
 
+    /// Every btree of the log must be in order and have an entry for every row (contrib's amcheck).
+    pub fn assert_log_indexes_are_sound(&mut self) {
+        self.run("SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA public");
+        self.run(
+            "SELECT public.bt_index_check(c.oid, heapallindexed => true)
+             FROM pg_class c JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree'
+             WHERE c.relnamespace = 'threadline'::regnamespace AND c.relkind = 'i'",
+        );
+    }
+
     /// `replay_check` of the table must say that its history is its contents.
     pub fn assert_replay_holds(&mut self, table: &str) {
         let report = self.one(&format!("SELECT jsonb_pretty(threadline.replay_check('{table}'::regclass))"));

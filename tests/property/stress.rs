@@ -50,6 +50,7 @@ fn history_is_what_the_sessions_committed() {
     counts_agree(&mut s, &log);
     tags_agree(&mut s, &log);
     ids_follow_commits(&mut s);
+    s.assert_log_indexes_are_sound();
     rows_have_one_unbroken_history(&db);
     for (table, _) in TABLES {
         s.assert_replay_holds(table);
