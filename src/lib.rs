@@ -30,7 +30,8 @@ extension_sql_file!("../sql/install/history.sql", name = "history", requires = [
 extension_sql_file!("../sql/install/typed.sql", name = "typed", requires = ["history"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["typed"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
-extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
+extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["diff"]);
+extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
@@ -47,6 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     context::settings::define();
+    pg::call_stack::register();
     pg::xact::register(
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,

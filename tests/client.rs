@@ -6,6 +6,8 @@
 mod bad_input;
 #[path = "client/capture.rs"]
 mod capture;
+#[path = "client/cause.rs"]
+mod cause;
 #[path = "client/cluster.rs"]
 mod cluster;
 #[path = "client/context.rs"]

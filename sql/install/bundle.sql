@@ -198,13 +198,17 @@ BEGIN
             SELECT count(*) AS changes FROM change
         )
         SELECT jsonb_build_object(
-            'transaction', to_jsonb(tx),
+            'transaction', to_jsonb(tx) - 'statements',
             'action', (SELECT a.document FROM action a WHERE a.id = tx.action_id),
             'actions', (SELECT coalesce(jsonb_agg(a.document ORDER BY a.inserted_at, a.id), '[]') FROM action a),
+            'statements', (
+                SELECT coalesce(jsonb_agg(to_jsonb(s) ORDER BY s.no), '[]')
+                FROM threadline.audit_statements(incident_bundle.transaction_id) s),
             'changes', (
                 SELECT coalesce(jsonb_agg(
                            jsonb_build_object(
                                'audit_change', to_jsonb(c),
+                               'statement', threadline.statement_entry(tx.statements, c.statement_no),
                                'change_diff', threadline.diff_document(c, false, 'v1'),
                                'previous_change', threadline.neighbour_document(threadline.previous_change(w)),
                                'next_change', threadline.neighbour_document(threadline.next_change(w)))
@@ -221,4 +225,4 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.incident_bundle(uuid) IS
-    'One transaction as JSON, from one snapshot: transaction, action (the last one recorded, or null), actions, changes (oldest first, each with audit_change, change_diff, and the previous_change and next_change of the same row) and coverage. coverage.complete is false when the caller may not read all its changes, some were purged, or a gap overlaps it. Times in UTC; the same log gives the same bytes. NULL for an unknown transaction.';
+    'One transaction as JSON, from one snapshot: transaction, action (the last one recorded, or null), actions, statements (what made the changes, with call stacks: see audit_statements), changes (oldest first, each with audit_change, the statement''s no, change_diff, and the previous_change and next_change of the same row) and coverage. coverage.complete is false when the caller may not read all its changes, some were purged, or a gap overlaps it. Times in UTC; the same log gives the same bytes. NULL for an unknown transaction.';

@@ -404,6 +404,7 @@ AS $$
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'typed_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of',
+            'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
             'json_differences', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',

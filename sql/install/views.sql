@@ -60,6 +60,8 @@ COMMENT ON COLUMN threadline.audit_transaction_row.occurred_at IS 'Time of the f
 COMMENT ON COLUMN threadline.audit_transaction_row.committed_at IS 'Stamped when the transaction commits; what "as of" goes by. NULL until then.';
 COMMENT ON COLUMN threadline.audit_transaction_row.actor_ref IS 'Who the application says it acted for; session_user_name is who the server knows it was.';
 COMMENT ON COLUMN threadline.audit_transaction_row.action_id IS 'The last action recorded in the transaction.';
+COMMENT ON COLUMN threadline.audit_transaction_row.context IS 'What the setting threadline.context says. Under from_comment the columns that a statement''s sqlcommenter comment filled, the settings being empty: correlation_id (the trace id of traceparent), source (application).';
+COMMENT ON COLUMN threadline.audit_transaction_row.statements IS 'What made the changes, statements that are alike in one entry: see audit_statements(). NULL when every statement was a plain INSERT, UPDATE, DELETE or TRUNCATE of the client''s, as its changes'' op says.';
 COMMENT ON COLUMN threadline.audit_transaction_row.origin IS 'System identifier of the cluster that ran it. Compare xid and snapshot only within one origin.';
 
 CREATE FUNCTION threadline.op_name(op smallint) RETURNS text
@@ -232,10 +234,24 @@ FROM (
 ) c
 JOIN threadline.readable_table t ON t.table_id = -c.table_id;
 
+CREATE FUNCTION threadline.statements_without_text(statements jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT pg_catalog.jsonb_agg(e.value OPERATOR(pg_catalog.-) 'text' ORDER BY e.n)
+        FROM pg_catalog.jsonb_array_elements(statements_without_text.statements) WITH ORDINALITY AS e (value, n));
+
+-- What a statement's text says of a table is for those who may read every table's history.
 CREATE VIEW threadline.readable_transaction AS
-SELECT l.* FROM threadline.transaction_log l
-UNION ALL
-SELECT p.* FROM threadline.pending_transaction() p;
+SELECT x.id, x.commit_no, x.started_at, x.occurred_at, x.committed_at, x.origin, x.xid, x.change_count, x.backend_pid, x.prepared,
+       x.action_id, x.change_ids, x.snapshot, x.session_user_name, x.current_user_name, x.application_name, x.client_addr,
+       x.actor_ref, x.correlation_id, x.request_id, x.job_id, x.source, x.context,
+       CASE WHEN x.statements OPERATOR(pg_catalog.@?) '$[*].text'
+                 AND NOT pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT')
+            THEN threadline.statements_without_text(x.statements) ELSE x.statements END AS statements
+FROM (
+    SELECT l.* FROM threadline.transaction_log l
+    UNION ALL
+    SELECT p.* FROM threadline.pending_transaction() p
+) x;
 
 CREATE VIEW threadline.readable_action AS
 SELECT * FROM threadline.action_log;

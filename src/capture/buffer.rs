@@ -10,7 +10,9 @@ use std::ops::Range;
 use super::image::{Encoded, op};
 use super::ranges::Ranges;
 use super::{cost, log};
+use crate::context::cause::{self, Asked};
 use crate::context::identity;
+use crate::context::statement::Statements;
 use crate::error::Error;
 use crate::pg::direct_insert::MAX_BATCH;
 use crate::pg::{types, user, xact};
@@ -82,6 +84,7 @@ struct Level {
     /// The last statement that captured something, and the snapshot it saw.
     statement_no: Option<i32>,
     snapshot: Option<Vec<u8>>,
+    statements: Statements,
     batch: Batch,
     /// Changes written to the log.
     written: i64,
@@ -108,6 +111,7 @@ impl Level {
                 ..row
             }));
         }
+        self.statements.absorb(child.statements);
         self.written += child.written;
         self.ranges.extend(&child.ranges);
         if child.statement_no.is_some() {
@@ -139,6 +143,7 @@ pub struct Summary {
     pub changes: i64,
     pub ranges: Ranges,
     pub snapshot: Option<Vec<u8>>,
+    pub statements: Statements,
     pub action: Option<Uuid>,
 }
 
@@ -191,6 +196,7 @@ pub struct Place {
     pub table_id: i32,
     pub schema_version: i32,
     pub statement_no: i32,
+    pub asked: Asked,
 }
 
 /// Takes a change in; writes the buffer out when it is full.
@@ -199,15 +205,17 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
     let captured_at = types::now();
     // A key change adds two rows, and a batch shares one block of ids.
     let room_for = if encoded.old_key.is_some() { 3 } else { 1 };
-    let (full, new_statement) = with_transaction(|transaction| {
+    let (full, new_statement, is_known) = with_transaction(|transaction| {
         transaction.occurred_at.get_or_insert(captured_at);
         let level = transaction.level(subtransaction);
-        (level.batch.is_full(room_for), level.statement_no != Some(place.statement_no))
+        let new_statement = level.statement_no != Some(place.statement_no);
+        (level.batch.is_full(room_for), new_statement, level.statements.knows(place.statement_no))
     });
     if full {
         flush()?;
     }
     let snapshot = if new_statement { xact::active_snapshot() } else { None };
+    let what = (!is_known).then(|| cause::of_statement(place.statement_no, place.asked));
     let at_once = with_transaction(|transaction| {
         let stamped = transaction.stamped;
         let level = transaction.level(subtransaction);
@@ -215,6 +223,10 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
             level.statement_no = Some(place.statement_no);
             level.snapshot = snapshot;
         }
+        if let Some(what) = what {
+            level.statements.begin(place.statement_no, what);
+        }
+        level.statements.count(place.statement_no, op::command(encoded.op));
         let batch = &mut level.batch;
         let shift = batch.bytes.len().next_multiple_of(8);
         batch.bytes.resize(shift, 0);
@@ -363,6 +375,7 @@ pub fn summary() -> Option<Summary> {
             changes: 0,
             ranges: Ranges::default(),
             snapshot: None,
+            statements: Statements::default(),
             action: None,
         };
         let mut noteworthy = false;
@@ -371,6 +384,7 @@ pub fn summary() -> Option<Summary> {
             summary.ranges.extend(&level.ranges);
             level.batch.rows.iter().filter(|row| row.id != 0).for_each(|row| summary.ranges.add(row.id, row.id + 1));
             summary.snapshot = level.snapshot.clone().or(summary.snapshot);
+            summary.statements.absorb(level.statements.clone());
             summary.action = level.action.or(summary.action);
             noteworthy |= level.noteworthy;
         }

@@ -22,6 +22,17 @@ pub mod op {
     pub const UPDATE: i16 = 5;
     /// An update whose new image holds the changed columns only.
     pub const DELTA: i16 = 6;
+
+    /// The plain command that makes such changes.
+    pub fn command(op: i16) -> &'static str {
+        match op {
+            INSERT => "INSERT",
+            UPDATE | DELTA => "UPDATE",
+            DELETE => "DELETE",
+            TRUNCATE => "TRUNCATE TABLE",
+            _ => "",
+        }
+    }
 }
 
 /// The kinds of change, with the rows they come with.

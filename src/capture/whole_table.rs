@@ -11,6 +11,7 @@ use super::trigger::{plan_of, record};
 use super::{buffer, cost, known_partition, partition_move};
 use crate::catalog::plan::Plan;
 use crate::catalog::policy::Truncate;
+use crate::context::cause::Asked;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::Value;
 use crate::pg::function::Call;
@@ -124,7 +125,8 @@ fn mark(plan: &Plan, statement_no: i32) -> Result<(), Error> {
     let mut bytes = Vec::new();
     let start = jsonb::begin_varlena(&mut bytes);
     let key = Key { row_key: i64::MIN, text: jsonb::end_varlena(&mut bytes, start) };
-    let place = Place { table_id: plan.policy.table_id, schema_version: plan.version()?.number, statement_no };
+    let schema_version = plan.version()?.number;
+    let place = Place { table_id: plan.policy.table_id, schema_version, statement_no, asked: Asked::ByCommand };
     let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old: None, new: None };
     buffer::add(&place, encoded, &bytes)?;
     buffer::flush()
@@ -150,7 +152,7 @@ pub fn record_rows(relation: &OpenRelation, plan: &Plan, kind: i16) -> Result<i6
             op::TRUNCATE | op::DELETE => Change::Leaves(kind, row),
             _ => Change::Arrives(kind, row),
         };
-        arena.with(|| record(plan, command, &change)).or_raise();
+        arena.with(|| record(plan, command, &change, Asked::ByCommand)).or_raise();
         arena.reset();
         count += 1;
     });

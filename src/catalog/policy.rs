@@ -155,6 +155,18 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
     Ok(switched_on.or(switched_off))
 }
 
+/// Whether a table under capture has a column that is left out of its images or masked in them.
+pub fn anything_is_redacted() -> bool {
+    let Some(table) = own_relation(c"captured_table") else { return true };
+    let mut found = false;
+    scan::each_current_row(table, |row| {
+        let names = |index: usize| row.get(index).is_some_and(|names| !scan::names_of(names).is_empty());
+        found |= row.get(column::ENABLED).is_some_and(|enabled| enabled.as_bool())
+            && (names(column::EXCLUDE) || names(column::MASK));
+    });
+    found
+}
+
 /// The shape last recorded, as far as finding renamed columns needs it, and its key columns by their names of then.
 pub struct KnownNames<'a>(pub Option<&'a [super::version::VersionColumn]>, pub &'a [Vec<u8>]);
 

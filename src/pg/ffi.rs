@@ -1,5 +1,7 @@
 //! Server functions and variables that pgrx's bindings leave out, as the server's headers declare them.
 
+use core::ffi::{c_char, c_int, c_void};
+
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
@@ -24,12 +26,38 @@ mod server {
 
 unsafe extern "C" {
     /// common/shortest_dec.h: neither raises an error nor allocates.
-    pub fn double_to_shortest_decimal_bufn(value: f64, result: *mut core::ffi::c_char) -> core::ffi::c_int;
-    pub fn float_to_shortest_decimal_bufn(value: f32, result: *mut core::ffi::c_char) -> core::ffi::c_int;
+    pub fn double_to_shortest_decimal_bufn(value: f64, result: *mut c_char) -> c_int;
+    pub fn float_to_shortest_decimal_bufn(value: f32, result: *mut c_char) -> c_int;
+    /// dlfcn.h, locale.h
+    pub fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
+    pub fn newlocale(mask: c_int, name: *const c_char, base: Locale) -> Locale;
+    pub fn uselocale(locale: Locale) -> Locale;
     /// utils/bytea.h
     #[allow(non_upper_case_globals)]
-    pub static mut bytea_output: core::ffi::c_int;
+    pub static mut bytea_output: c_int;
 }
+
+/// `Dl_info`
+#[repr(C)]
+pub struct DlInfo {
+    pub file_name: *const c_char,
+    _file_base: *mut c_void,
+    _symbol_name: *const c_char,
+    _symbol: *mut c_void,
+}
+
+impl Default for DlInfo {
+    fn default() -> DlInfo {
+        let none = core::ptr::null_mut();
+        DlInfo { file_name: core::ptr::null(), _file_base: none, _symbol_name: core::ptr::null(), _symbol: none }
+    }
+}
+
+/// `locale_t`
+pub type Locale = *mut c_void;
+
+/// As Linux has it; elsewhere newlocale gives a locale of other categories, or none.
+pub const LC_MESSAGES_MASK: c_int = 1 << 5;
 
 /// commands/sequence.h; `nextval_oid` would check the writer's privileges.
 ///
