@@ -138,7 +138,8 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
     if relation.kind() != pg_sys::RELKIND_RELATION {
         return Ok(0);
     }
-    record_rows(&relation, &plan_of(relid)?, kind)
+    let plan = plan_of(relid)?;
+    record_rows(&relation, &plan, kind)
 }
 
 /// Records each row of an open table by a plan, as one that arrives or leaves.
