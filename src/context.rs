@@ -1,4 +1,9 @@
-//! Who is behind a transaction, and what names it in the record.
+//! Who is behind a transaction, what made its changes, and what names it in the record.
 
+pub mod cause;
+pub mod comment;
 pub mod identity;
+pub mod numbers;
 pub mod settings;
+pub mod stack;
+pub mod statement;

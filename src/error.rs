@@ -137,6 +137,10 @@ impl Error {
                 t = literal(table)
             )),
             Error::WrongKey { table, columns, .. } => Some(match columns.as_slice() {
+                [] => format!(
+                    "Give the whole row or its table_pk: SELECT h.* FROM {table} AS r CROSS JOIN LATERAL threadline.audit_history({t}, threadline.row_image(r.*)) AS h;",
+                    t = literal(table)
+                ),
                 [one] => format!("The key of {table} is \"{one}\": give its value, or '{{\"{one}\": …}}'."),
                 many => {
                     let fields: Vec<String> = many.iter().map(|c| format!("\"{c}\": …")).collect();

@@ -1,4 +1,6 @@
 //! Reading the record. What SQL can say stands in sql/install; here is what needs the encoders.
 
 pub mod key;
+pub mod respelling;
 pub mod row;
+mod text_form;

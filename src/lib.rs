@@ -18,16 +18,21 @@ extension_sql_file!("../sql/install/schema.sql", name = "schema", bootstrap);
 extension_sql_file!("../sql/install/storage.sql", name = "storage", requires = ["schema"]);
 extension_sql_file!("../sql/install/library.sql", name = "library", requires = ["storage"]);
 extension_sql_file!("../sql/install/context.sql", name = "context", requires = ["library"]);
-extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["context"]);
+extension_sql_file!("../sql/install/key_choice.sql", name = "key_choice", requires = ["context"]);
+extension_sql_file!("../sql/install/capture.sql", name = "capture", requires = ["key_choice"]);
 extension_sql_file!("../sql/install/policy.sql", name = "policy", requires = ["capture"]);
 extension_sql_file!("../sql/install/triggers.sql", name = "triggers", requires = ["policy"]);
 extension_sql_file!("../sql/install/views.sql", name = "views", requires = ["triggers"]);
 extension_sql_file!("../sql/install/truncate.sql", name = "truncate", requires = ["views"]);
-extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["truncate"]);
+extension_sql_file!("../sql/install/full_row.sql", name = "full_row", requires = ["truncate"]);
+extension_sql_file!("../sql/install/partitions.sql", name = "partitions", requires = ["full_row"]);
+extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["partitions"]);
 extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
-extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["history"]);
+extension_sql_file!("../sql/install/typed.sql", name = "typed", requires = ["history"]);
+extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["typed"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
-extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["diff"]);
+extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["diff"]);
+extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
@@ -44,6 +49,7 @@ pub extern "C-unwind" fn _PG_init() {
         return;
     }
     context::settings::define();
+    pg::call_stack::register();
     pg::xact::register(
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,

@@ -9,6 +9,10 @@ crate::sql_functions! {
     library_version / pg_finfo_library_version => crate::capture::face::library_version;
     take_baseline / pg_finfo_take_baseline => crate::capture::whole_table::take_baseline;
     record_shape / pg_finfo_record_shape => crate::capture::face::record_shape;
+    record_partition / pg_finfo_record_partition => crate::capture::known_partition::record_partition;
+    holds_older_rows / pg_finfo_holds_older_rows => crate::capture::known_partition::holds_older_rows;
+    is_own_xid / pg_finfo_is_own_xid => crate::capture::known_partition::is_own_xid;
+    before_drop / pg_finfo_before_drop => crate::capture::known_partition::before_drop;
     invalidate_relation / pg_finfo_invalidate_relation => crate::capture::face::invalidate_relation;
     current_audit_transaction_id / pg_finfo_current_audit_transaction_id =>
         crate::capture::face::current_audit_transaction_id;
@@ -21,6 +25,12 @@ crate::sql_functions! {
     pending_cost / pg_finfo_pending_cost => crate::capture::face::pending_cost;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
+    digest_row_key / pg_finfo_digest_row_key => crate::history::key::digest_row_key;
+    present_shape / pg_finfo_present_shape => crate::history::key::present_shape;
     row_image / pg_finfo_row_image => crate::history::row::row_image;
+    row_exact / pg_finfo_row_exact => crate::history::row::row_exact;
     row_key / pg_finfo_row_key => crate::history::row::row_key;
+    type_definitions / pg_finfo_type_definitions => crate::history::respelling::type_definitions;
+    respelling / pg_finfo_respelling => crate::history::respelling::respelling;
+    respell / pg_finfo_respell => crate::history::respelling::respell;
 }

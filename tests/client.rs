@@ -6,6 +6,8 @@
 mod bad_input;
 #[path = "client/capture.rs"]
 mod capture;
+#[path = "client/cause.rs"]
+mod cause;
 #[path = "client/cluster.rs"]
 mod cluster;
 #[path = "client/context.rs"]
@@ -20,6 +22,10 @@ mod crash;
 mod delta;
 #[path = "client/dump.rs"]
 mod dump;
+#[path = "client/exact.rs"]
+mod exact;
+#[path = "client/full_row.rs"]
+mod full_row;
 #[path = "client/health.rs"]
 mod health;
 #[path = "client/history.rs"]
@@ -36,6 +42,8 @@ mod mask_paths;
 mod memory;
 #[path = "client/on_error.rs"]
 mod on_error;
+#[path = "client/partitions.rs"]
+mod partitions;
 #[path = "client/playbook.rs"]
 mod playbook;
 #[path = "client/purge.rs"]
@@ -58,5 +66,7 @@ mod support;
 mod triggers;
 #[path = "client/truncate.rs"]
 mod truncate;
+#[path = "client/upgrade.rs"]
+mod upgrade;
 #[path = "client/write_paths.rs"]
 mod write_paths;

@@ -149,6 +149,47 @@ BEGIN
 END
 $$;
 
+-- A row of a table without a key: present while there is a copy of it.
+CREATE FUNCTION threadline.counted_row_state(p_table_id integer, p_row_key bigint, p_key text, p_horizon bigint, p_at timestamptz)
+RETURNS threadline.audit_row_state
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
+    v_relation constant regclass := (SELECT t.relation FROM threadline.readable_table t WHERE t.table_id = p_table_id);
+    v_count record;
+    v_change threadline.readable_change;
+    v_state threadline.audit_row_state;
+BEGIN
+    v_count := threadline.row_count(p_table_id, p_row_key, p_key, coalesce(v_base.first_change_id, 0), p_horizon);
+    IF v_count.copies > 0 THEN
+        SELECT c.* INTO v_change FROM threadline.readable_change c WHERE c.id = v_count.change_id;
+        v_state.status := 'present';
+        v_state.row_data := v_change.new_image;
+    ELSE
+        v_change := threadline.latest_change(p_table_id, p_row_key, p_key, v_base.first_change_id, p_horizon);
+        v_state.status := CASE WHEN v_change.id IS NOT NULL THEN 'deleted'
+                               WHEN v_base.purged THEN 'purged'
+                               WHEN v_base.first_change_id IS NULL THEN 'before_horizon'
+                               WHEN (threadline.latest_change(p_table_id, p_row_key, p_key, NULL, v_base.first_change_id)).id IS NULL THEN 'never_seen'
+                               ELSE 'deleted' END;
+        IF v_change.op = 2 THEN
+            v_state.moved_to := threadline.key_object(v_change.key_columns, v_change.old_key);
+        END IF;
+    END IF;
+    v_state.change_id := v_change.id;
+    v_state.transaction_id := v_change.transaction_id;
+    SELECT x.committed_at INTO v_state.committed_at
+    FROM threadline.readable_transaction x WHERE x.id = v_change.transaction_id;
+    v_state.complete := v_base.first_change_id IS NOT NULL
+        AND v_count.lowest >= 0
+        AND (v_state.status = 'present' OR NOT threadline.shape_differs(p_table_id, v_relation, p_horizon))
+        AND NOT EXISTS (SELECT FROM threadline.gaps_between(p_table_id, v_base.since, p_at))
+        AND threadline.settled(p_at);
+    RETURN v_state;
+END
+$$;
+
 CREATE FUNCTION threadline.row_state(p_target regclass, p_key text, p_at timestamptz) RETURNS threadline.audit_row_state
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -160,8 +201,11 @@ DECLARE
     v_state threadline.audit_row_state;
     v_since timestamptz;
 BEGIN
-    SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_lookup(p_target, p_key) k;
+    SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_given(p_target, p_key) k;
     PERFORM threadline.require_readable(v_key.table_id, p_target);
+    IF threadline.is_full_row(v_key.table_id) THEN
+        RETURN threadline.counted_row_state(v_key.table_id, v_key.row_key, v_key.key, v_horizon, p_at);
+    END IF;
     v_base := threadline.state_base(v_key.table_id, v_horizon);
     v_change := threadline.latest_change(v_key.table_id, v_key.row_key, v_key.key, v_base.first_change_id, v_horizon);
     IF v_change.id IS NOT NULL THEN
@@ -186,6 +230,7 @@ BEGIN
         v_since := v_base.since;
     END IF;
     v_state.complete := v_since IS NOT NULL
+        AND (v_state.status = 'present' OR NOT threadline.key_was_other(v_key.table_id, v_horizon))
         AND NOT EXISTS (SELECT FROM threadline.gaps_between(v_key.table_id, v_since, p_at))
         AND threadline.settled(p_at);
     RETURN v_state;
@@ -218,12 +263,12 @@ END;
 
 -- The rows of a table at a horizon, in their shapes of then.
 CREATE FUNCTION threadline.table_state(p_table_id integer, p_from bigint, p_horizon bigint)
-RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb)
+RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb, exact jsonb)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT s.table_pk, s.schema_version, s.new_image
+    SELECT s.table_pk, s.schema_version, s.new_image, s.new_exact
     FROM (
-        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image, x.commit_no, c.statement_no
+        SELECT DISTINCT ON (c.row_key, c.key) c.op, c.table_pk, c.schema_version, c.new_image, c.new_exact, x.commit_no, c.statement_no
         FROM threadline.readable_change c
         JOIN threadline.readable_transaction x ON x.id = c.transaction_id
         WHERE c.table_id = table_state.p_table_id
@@ -233,11 +278,18 @@ BEGIN ATOMIC
     ) s
     WHERE s.op >= 3
       AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon) m
-                      WHERE (s.commit_no, s.statement_no) < (m.commit_order, m.statement_no));
+                      WHERE (s.commit_no, s.statement_no) < (m.commit_order, m.statement_no))
+      AND NOT threadline.was_full_row(table_state.p_table_id, table_state.p_from)
+    UNION ALL
+    SELECT n.table_pk, n.schema_version, n.image, n.exact
+    FROM threadline.counted_state(table_state.p_table_id, table_state.p_from, table_state.p_horizon) n
+    WHERE threadline.was_full_row(table_state.p_table_id, table_state.p_from);
 END;
 
--- Typed and whole-table answers have no room to say that they are incomplete: they raise.
-CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz) RETURNS void
+-- Typed and whole-table answers have no room to say that they are incomplete: they raise. p_reason is given where nothing
+-- else explains it.
+CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz, p_reason text DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -248,6 +300,7 @@ BEGIN
     IF NOT threadline.settled(p_at) THEN
         v_reasons := concat_ws(', ', v_reasons, 'transactions still in flight');
     END IF;
+    v_reasons := coalesce(v_reasons, p_reason);
     IF v_reasons IS NULL THEN
         RETURN;
     END IF;
@@ -281,7 +334,7 @@ $$;
 
 -- Checks shared by the whole-table forms; returns the first change that counts.
 CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint) RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
@@ -289,60 +342,12 @@ BEGIN
     IF v_base.purged OR v_base.first_change_id IS NULL THEN
         PERFORM threadline.refuse_unknown_past(p_table, p_at, v_base.purged);
     END IF;
-    PERFORM threadline.report_incomplete(p_table, p_table_id, v_base.since, p_at);
+    PERFORM threadline.report_incomplete(p_table, p_table_id, v_base.since, p_at,
+        CASE WHEN threadline.was_full_row(p_table_id, v_base.first_change_id) AND threadline.counts_fail(p_table_id, v_base.first_change_id, p_horizon)
+             THEN 'rows left that had not arrived' END);
     RETURN v_base.first_change_id;
 END
 $$;
-
--- Each column of each recorded version and what it is called and typed now (NULL: gone). Followed by attribute
--- number; a restore renumbers the columns of a table that had dropped some, which shows when a version has a
--- number the table never had: from there on the names decide. masked_otherwise: other parts of its documents are
--- hidden now, or behind another placeholder.
-CREATE FUNCTION threadline.column_fate(p_table_id integer, p_relation regclass)
-RETURNS TABLE (version integer, name_then text, type_then text, redact text, name_now text, type_now text, masked_otherwise boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH past AS (
-        SELECT v.version, c.attnum, c.name, c.type, nullif(c.redact, 'path') AS redact, ROW(c.paths, c.placeholder)::text AS masks
-        FROM threadline.readable_version v
-        CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (attnum smallint, name text, type text, redact text, paths jsonb, placeholder text)
-        WHERE v.table_id = column_fate.p_table_id
-    ), restored AS (
-        SELECT max(p.version) AS version
-        FROM past p
-        WHERE p.attnum > (SELECT c.relnatts FROM pg_class c WHERE c.oid = column_fate.p_relation)
-    ), present AS (
-        SELECT a.attnum, a.attname::text AS name, format_type(a.atttypid, a.atttypmod) AS type
-        FROM pg_attribute a
-        WHERE a.attrelid = column_fate.p_relation AND a.attnum > 0 AND NOT a.attisdropped
-    )
-    SELECT p.version, p.name, p.type, p.redact, n.name, n.type,
-           -- audit_enable records a shape when paths change, so the newest one is as images are masked now.
-           p.masks <> (SELECT s.masks FROM past s
-                       WHERE s.version = (SELECT max(w.version) FROM past w) AND (s.name = n.name OR s.attnum = n.attnum)
-                       ORDER BY s.name = n.name DESC LIMIT 1)
-    FROM past p
-    CROSS JOIN restored r
-    LEFT JOIN past l ON l.version = r.version AND l.attnum = p.attnum AND p.version <= r.version
-    LEFT JOIN present n ON CASE WHEN p.version <= r.version THEN n.name = l.name ELSE n.attnum = p.attnum END;
-END;
-
--- An SQL expression over image and schema_version that renames an old image's columns to what they are called
--- now and drops those that are gone or were redacted.
-CREATE FUNCTION threadline.image_as_now(p_table_id integer, p_relation regclass) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT coalesce('CASE s.schema_version ' || string_agg(format('WHEN %s THEN %s', v.version, v.expression), ' ' ORDER BY v.version) || ' ELSE s.image END', 's.image')
-    FROM (
-        SELECT f.version,
-               format('s.image - %L::text[]', array_agg(f.name_then ORDER BY f.name_then))
-               || coalesce(string_agg(format(' || CASE WHEN s.image ? %2$L THEN jsonb_build_object(%1$L, s.image -> %2$L) ELSE ''{}'' END', f.name_now, f.name_then), '' ORDER BY f.name_then)
-                           FILTER (WHERE f.name_now IS NOT NULL AND f.redact IS NULL), '') AS expression
-        FROM threadline.column_fate(image_as_now.p_table_id, image_as_now.p_relation) f
-        WHERE f.redact IS NOT NULL OR f.name_now IS DISTINCT FROM f.name_then
-        GROUP BY f.version
-    ) v;
-END;
 
 -- The captured table behind a row type, with the checks every typed form makes.
 CREATE FUNCTION threadline.table_of_type(p_type regtype, OUT table_id integer, OUT relation regclass)
@@ -373,6 +378,8 @@ $$;
 
 CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
@@ -381,36 +388,41 @@ DECLARE
 BEGIN
     SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_of.row_type)) t;
     v_from := threadline.table_state_start(v_table.relation::text, v_table.table_id, audit_as_of.at, v_horizon);
-    RETURN QUERY EXECUTE format(
-        'SELECT r.* FROM threadline.table_state($1, $2, $3) s CROSS JOIN LATERAL jsonb_populate_record(NULL::%s, %s) r',
-        v_table.relation, threadline.image_as_now(v_table.table_id, v_table.relation))
+    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
     USING v_table.table_id, v_from, v_horizon;
 END
 $$;
 
 CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_table record;
+    v_counted boolean;
+    v_since timestamptz;
     v_state threadline.audit_row_state;
-    v_version integer;
+    v_change record;
 BEGIN
     SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(p_row_type)) t;
+    v_counted := threadline.is_full_row(v_table.table_id);
     v_state := threadline.row_state(v_table.relation, p_key, p_at);
     IF v_state.status IN ('before_horizon', 'purged') THEN
         PERFORM threadline.refuse_unknown_past(v_table.relation::text, p_at, v_state.status = 'purged');
     END IF;
     IF NOT v_state.complete THEN
+        v_since := (threadline.state_base(v_table.table_id, threadline.commit_horizon(p_at))).since;
         PERFORM threadline.report_incomplete(v_table.relation::text, v_table.table_id,
-            coalesce(v_state.committed_at, (threadline.state_base(v_table.table_id, threadline.commit_horizon(p_at))).since), p_at);
+            CASE WHEN v_counted THEN v_since ELSE coalesce(v_state.committed_at, v_since) END, p_at,
+            CASE WHEN v_counted THEN 'its rows of then and now cannot be matched' END);
     END IF;
     IF v_state.status = 'present' THEN
-        SELECT c.schema_version INTO v_version FROM threadline.readable_change c WHERE c.id = v_state.change_id;
-        RETURN QUERY EXECUTE format(
-            'SELECT r.* FROM (SELECT $1::integer AS schema_version, $2::jsonb AS image) s CROSS JOIN LATERAL jsonb_populate_record(NULL::%s, %s) r',
-            v_table.relation, threadline.image_as_now(v_table.table_id, v_table.relation))
-        USING v_version, v_state.row_data;
+        SELECT c.schema_version, c.new_image, c.new_exact INTO v_change
+        FROM threadline.readable_change c WHERE c.id = v_state.change_id;
+        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation,
+            '(SELECT $1::integer AS schema_version, $2::jsonb AS image, $3::jsonb AS exact) s')
+        USING v_change.schema_version, v_change.new_image, v_change.new_exact;
     END IF;
 END
 $$;
@@ -472,7 +484,7 @@ END
 $$;
 
 CREATE FUNCTION threadline.audit_table_as_of(table_name text, at timestamptz) RETURNS SETOF threadline.audit_table_state_row
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET jit = off
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_table_as_of.at);
@@ -497,9 +509,9 @@ BEGIN
     LOOP
         EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function.signature, CASE
             WHEN v_function.pronargs = 2 THEN
-                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Renamed columns are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
+                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
             WHEN v_function.proname = 'audit_as_of' THEN
-                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
+                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
             ELSE
                 'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).'
         END);

@@ -2,7 +2,8 @@
 
 -- The neighbours of a change in its row's history are read by index; inside the transaction, whose order ids do
 -- not give, they are found by sorting. A row that arrived from another key has its past under that key, and one
--- that moved on has its future under the next.
+-- that moved on has its future under the next. Identical rows of a table without a key share their changes: before a change
+-- stands the newest that left such a row, after it the first at which one of them left.
 CREATE FUNCTION threadline.neighbour_document(p_id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
@@ -21,9 +22,13 @@ AS $$
 DECLARE
     v_row_key bigint := p_change.row_key;
     v_key text := coalesce(p_change.old_key, p_change.key);
+    v_counted constant boolean := cardinality(p_change.key_columns) = 0;
     v_bounds record;
     v_id bigint;
 BEGIN
+    IF v_counted AND p_change.op IN (3, 4) THEN
+        RETURN NULL;
+    END IF;
     IF p_change.old_key IS NOT NULL THEN
         v_row_key := threadline.row_key_of(
             (SELECT t.relation FROM threadline.readable_table t WHERE t.table_id = p_change.table_id), p_change.key_columns, v_key);
@@ -37,6 +42,7 @@ BEGIN
       AND c.op <> 2
       AND (c.statement_no < p_change.statement_no
            OR p_change.old_key IS NULL AND c.statement_no = p_change.statement_no AND (c.op, c.id) < (p_change.op, p_change.id))
+      AND (c.op >= 3 OR NOT v_counted)
     ORDER BY c.statement_no DESC, c.op DESC, c.id DESC
     LIMIT 1;
     IF v_id IS NOT NULL THEN
@@ -48,6 +54,7 @@ BEGIN
         FROM threadline.readable_change_newest c
         WHERE c.table_id = p_change.table_id AND c.row_key = v_row_key AND c.key = v_key
           AND c.id < p_change.id AND c.transaction_id <> p_change.transaction_id AND c.op <> 2
+          AND (c.op >= 3 OR NOT v_counted)
         LIMIT 1
     ) c
     JOIN threadline.readable_transaction x ON x.id = c.transaction_id;
@@ -57,6 +64,7 @@ BEGIN
         WHERE c.table_id = p_change.table_id AND c.row_key = v_row_key AND c.key = v_key
           AND c.id >= v_bounds.first_id AND c.id <= v_bounds.id AND c.transaction_id = v_bounds.transaction_id
           AND c.op <> 2
+          AND (c.op >= 3 OR NOT v_counted)
         ORDER BY c.statement_no DESC, c.op DESC, c.id DESC
         LIMIT 1);
 END
@@ -66,10 +74,14 @@ CREATE FUNCTION threadline.next_row_change(p_change threadline.readable_change) 
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
+    v_counted constant boolean := cardinality(p_change.key_columns) = 0;
     v_bounds record;
     v_next threadline.readable_change;
     v_row_key bigint;
 BEGIN
+    IF v_counted AND p_change.op <= 2 THEN
+        RETURN NULL;
+    END IF;
     SELECT lower(x.change_ids) AS first_id, upper(x.change_ids) AS end_id INTO v_bounds
     FROM threadline.readable_transaction x WHERE x.id = p_change.transaction_id;
     SELECT c.* INTO v_next
@@ -77,6 +89,7 @@ BEGIN
     WHERE c.table_id = p_change.table_id AND c.row_key = p_change.row_key AND c.key = p_change.key
       AND c.id >= v_bounds.first_id AND c.id < v_bounds.end_id AND c.transaction_id = p_change.transaction_id
       AND (c.statement_no, c.op, c.id) > (p_change.statement_no, p_change.op, p_change.id)
+      AND (NOT v_counted OR c.op <= 2 OR c.op = 5 AND c.old_key IS NULL)
     ORDER BY c.statement_no, c.op, c.id
     LIMIT 1;
     IF NOT FOUND THEN
@@ -86,6 +99,7 @@ BEGIN
             FROM threadline.readable_change_oldest c
             WHERE c.table_id = p_change.table_id AND c.row_key = p_change.row_key AND c.key = p_change.key
               AND c.id > p_change.id AND c.transaction_id <> p_change.transaction_id
+              AND (NOT v_counted OR c.op <= 2 OR c.op = 5 AND c.old_key IS NULL)
             LIMIT 1
         ) c
         JOIN threadline.readable_transaction x ON x.id = c.transaction_id;
@@ -93,6 +107,7 @@ BEGIN
         FROM threadline.readable_change c
         WHERE c.table_id = p_change.table_id AND c.row_key = p_change.row_key AND c.key = p_change.key
           AND c.id >= v_bounds.id AND c.id < v_bounds.end_id AND c.transaction_id = v_bounds.transaction_id
+          AND (NOT v_counted OR c.op <= 2 OR c.op = 5 AND c.old_key IS NULL)
         ORDER BY c.statement_no, c.op, c.id
         LIMIT 1;
     END IF;
@@ -109,7 +124,9 @@ BEGIN
         WHERE c.table_id = v_next.table_id AND c.row_key = v_row_key AND c.key = v_next.old_key
           AND c.transaction_id = v_next.transaction_id AND c.statement_no = v_next.statement_no
           AND c.op = 5 AND c.old_key = v_next.key
-          AND c.id >= b.first_id AND c.id < b.end_id);
+          AND c.id >= b.first_id AND c.id < b.end_id
+        ORDER BY c.id
+        LIMIT 1);
 END
 $$;
 
@@ -181,13 +198,17 @@ BEGIN
             SELECT count(*) AS changes FROM change
         )
         SELECT jsonb_build_object(
-            'transaction', to_jsonb(tx),
+            'transaction', to_jsonb(tx) - 'statements',
             'action', (SELECT a.document FROM action a WHERE a.id = tx.action_id),
             'actions', (SELECT coalesce(jsonb_agg(a.document ORDER BY a.inserted_at, a.id), '[]') FROM action a),
+            'statements', (
+                SELECT coalesce(jsonb_agg(to_jsonb(s) ORDER BY s.no), '[]')
+                FROM threadline.audit_statements(incident_bundle.transaction_id) s),
             'changes', (
                 SELECT coalesce(jsonb_agg(
                            jsonb_build_object(
                                'audit_change', to_jsonb(c),
+                               'statement', threadline.statement_entry(tx.statements, c.statement_no),
                                'change_diff', threadline.diff_document(c, false, 'v1'),
                                'previous_change', threadline.neighbour_document(threadline.previous_change(w)),
                                'next_change', threadline.neighbour_document(threadline.next_change(w)))
@@ -204,4 +225,4 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.incident_bundle(uuid) IS
-    'One transaction as JSON, from one snapshot: transaction, action (the last one recorded, or null), actions, changes (oldest first, each with audit_change, change_diff, and the previous_change and next_change of the same row) and coverage. coverage.complete is false when the caller may not read all its changes, some were purged, or a gap overlaps it. Times in UTC; the same log gives the same bytes. NULL for an unknown transaction.';
+    'One transaction as JSON, from one snapshot: transaction, action (the last one recorded, or null), actions, statements (what made the changes, with call stacks: see audit_statements), changes (oldest first, each with audit_change, the statement''s no, change_diff, and the previous_change and next_change of the same row) and coverage. coverage.complete is false when the caller may not read all its changes, some were purged, or a gap overlaps it. Times in UTC; the same log gives the same bytes. NULL for an unknown transaction.';

@@ -221,87 +221,6 @@ BEGIN
 END
 $$;
 
--- The columns that tell rows apart: the primary key, or what the caller names where there is none to go by.
-CREATE FUNCTION threadline.choose_key(target regclass, key_columns name[], present int2[]) RETURNS int2[]
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    target_name CONSTANT text := threadline.qualified_name(choose_key.target);
-    primary_key record;
-    wanted      int2[];
-    names       text;
-    nullable    text;
-BEGIN
-    SELECT i.indimmediate, ARRAY(SELECT i.indkey[n] FROM generate_series(0, i.indnkeyatts - 1) AS n ORDER BY n) AS attnums
-    INTO primary_key
-    FROM pg_index AS i
-    WHERE i.indrelid = choose_key.target AND i.indisprimary AND i.indisvalid;
-
-    IF cardinality(choose_key.key_columns) > 0 THEN
-        wanted := threadline.named_columns(choose_key.target, choose_key.key_columns, 'key_columns');
-        IF primary_key.indimmediate AND NOT (wanted @> primary_key.attnums AND wanted <@ primary_key.attnums) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'invalid_parameter_value',
-                MESSAGE = format('key_columns of table %s differ from its primary key', target_name),
-                DETAIL = format('Its primary key is (%s).',
-                                array_to_string(threadline.column_names(choose_key.target, primary_key.attnums), ', ')),
-                HINT = format('Leave them out: SELECT threadline.audit_enable(%L);', target_name);
-        END IF;
-        -- The same columns named in another order are the same key, and must be written the same way.
-        IF wanted @> choose_key.present AND wanted <@ choose_key.present THEN
-            wanted := choose_key.present;
-        END IF;
-    END IF;
-    IF primary_key.indimmediate THEN
-        RETURN primary_key.attnums;
-    END IF;
-    IF wanted IS NULL AND choose_key.key_columns IS NULL AND cardinality(choose_key.present) > 0 THEN
-        wanted := choose_key.present;
-    END IF;
-    IF wanted IS NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_table_definition',
-            MESSAGE = format(CASE WHEN primary_key.attnums IS NULL THEN 'table %s has no primary key'
-                                  ELSE 'the primary key of table %s is deferrable' END, target_name),
-            DETAIL = CASE WHEN primary_key.attnums IS NULL THEN 'Its rows could not be told apart in the history.'
-                          ELSE 'Two rows could bear one key inside a transaction.' END,
-            HINT = format('Declare one: ALTER TABLE %s ADD PRIMARY KEY (…); or name the columns of a unique index over NOT NULL columns: SELECT threadline.audit_enable(%L, key_columns => ''{…}'');',
-                          target_name, target_name);
-    END IF;
-
-    names := array_to_string(ARRAY(SELECT quote_ident(n) FROM unnest(threadline.column_names(choose_key.target, wanted)) AS n), ', ');
-    -- PostgreSQL 18 has NOT NULL constraints that old rows need not satisfy.
-    SELECT quote_ident(a.attname) INTO nullable
-    FROM pg_attribute AS a
-    WHERE a.attrelid = choose_key.target AND a.attnum = ANY (wanted)
-      AND (NOT a.attnotnull
-           OR EXISTS (SELECT FROM pg_constraint AS k
-                      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated))
-    ORDER BY a.attnum
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_table_definition',
-            MESSAGE = format('key column %s of table %s allows NULL', nullable, target_name),
-            HINT = format('ALTER TABLE %s ALTER COLUMN %s SET NOT NULL;', target_name, nullable);
-    END IF;
-    IF NOT EXISTS (
-        SELECT FROM pg_index AS i
-        WHERE i.indrelid = choose_key.target AND i.indisunique AND i.indisvalid AND i.indisready AND i.indimmediate
-          AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(wanted)
-          AND NOT EXISTS (SELECT FROM generate_series(0, i.indnkeyatts - 1) AS n WHERE i.indkey[n] <> ALL (wanted))
-    ) THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_table_definition',
-            MESSAGE = format('table %s has no unique index over exactly (%s)', target_name, names),
-            DETAIL = 'It must be valid, checked immediately, without predicate and expressions.',
-            HINT = format('CREATE UNIQUE INDEX ON %s (%s);', target_name, names);
-    END IF;
-    RETURN wanted;
-END
-$$;
-
 -- A lock is taken by name: the name must still be that of the table whose owner was checked.
 CREATE FUNCTION threadline.check_still_named(target regclass, target_name text) RETURNS void
 LANGUAGE plpgsql
@@ -336,6 +255,7 @@ DECLARE
     was           threadline.captured_table;
     present_key   int2[];
     key           int2[];
+    key_changed   boolean;
     excluded      int2[];
     masked        int2[];
     masks         record;
@@ -362,8 +282,24 @@ BEGIN
     END IF;
 
     SELECT * INTO was FROM threadline.captured_table AS t WHERE t.table_id = threadline.captured_id(enable_capture.target);
+    chosen := coalesce(enable_capture.options, was.options, '{}');
     present_key := threadline.followed_key(was.table_id, enable_capture.target, was.key_columns, was.key_attnums);
-    key := threadline.choose_key(enable_capture.target, enable_capture.key_columns, present_key);
+    IF cardinality(enable_capture.key_columns) > 0 AND enable_capture.options ? 'key' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('table %s is given both key_columns and the option "key": "full_row"', target_name),
+            HINT = format('Leave one out: SELECT threadline.audit_enable(%L, key_columns => %L);', target_name, enable_capture.key_columns);
+    END IF;
+    key := threadline.choose_key(enable_capture.target, enable_capture.key_columns, present_key,
+                                 chosen ? 'key');
+    key_changed := was.table_id IS NOT NULL AND (key <> present_key OR cardinality(key) <> cardinality(was.key_columns));
+    IF cardinality(key) = 0 AND chosen ->> 'image' = 'delta' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('table %s has no key, so its updates cannot be recorded as deltas', target_name),
+            DETAIL = 'A delta is a change of the row last recorded under the same key; where the whole row is the key, an update changes it.',
+            HINT = format('SELECT threadline.audit_enable(%L, options => ''{"key": "full_row"}'');', target_name);
+    END IF;
     excluded := coalesce(threadline.named_columns(enable_capture.target, enable_capture.exclude, 'exclude'),
                          threadline.followed_redaction(was.table_id, enable_capture.target, was.exclude, was.exclude_attnums, 'exclude'));
     SELECT * INTO masks FROM threadline.named_masks(enable_capture.target, enable_capture.mask);
@@ -372,8 +308,7 @@ BEGIN
     SELECT coalesce(masks.paths, f.paths) AS names, coalesce(masks.attnums, f.attnums) AS attnums INTO paths
     FROM threadline.followed_paths(was.table_id, enable_capture.target, was.mask_paths, was.mask_path_attnums) AS f;
     PERFORM threadline.check_redaction(enable_capture.target, excluded, masked, paths.attnums, key, enable_capture.mask_placeholder);
-    chosen := coalesce(enable_capture.options, was.options, '{}');
-    IF was.table_id IS NOT NULL AND key <> present_key AND NOT coalesce(enable_capture.baseline, true) THEN
+    IF key_changed AND NOT coalesce(enable_capture.baseline, true) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('the key of table %s has changed since it was put under capture', target_name),
@@ -389,7 +324,7 @@ BEGIN
         PERFORM threadline.ensure_partitions();
     END IF;
 
-    -- A partition captured by itself goes on as a part of this table: the trigger cloned to it would clash with its own.
+    -- A partition captured by itself goes on as a part of this table.
     FOR partition IN
         SELECT p.relid
         FROM pg_partition_tree(enable_capture.target) AS p
@@ -399,16 +334,12 @@ BEGIN
         PERFORM threadline.drop_capture(partition, jsonb_build_object('captured_as', target_name));
     END LOOP;
 
-    armed := threadline.capture_armed(enable_capture.target, coalesce(was.options @> '{"fires": "always"}', false));
+    armed := NOT EXISTS (SELECT FROM threadline.gaps_now(was.table_id, enable_capture.target, coalesce(was.options @> '{"fires": "always"}', false)));
     IF NOT armed THEN
         -- What went unrecorded since it was last in order is a gap; being armed closes it.
         PERFORM threadline.observe_capture(was.table_id);
-        -- Partitions get their table's row trigger under its name. Where ATTACH PARTITION must not fail because both are
-        -- captured, no two tables' triggers have one name.
-        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
-                       'threadline_capture' || CASE WHEN enable_capture.for_schema THEN '_' || enable_capture.target::oid ELSE '' END, target_name);
-        EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
     END IF;
+    PERFORM threadline.arm_table(enable_capture.target, enable_capture.for_schema);
     PERFORM threadline.arm_partitions(enable_capture.target);
     -- Before the policy says so, so that nobody who watches sees them short of it; and the other way round below.
     IF chosen @> '{"fires": "always"}' THEN
@@ -441,7 +372,8 @@ BEGIN
             placeholder = coalesce(enable_capture.mask_placeholder, t.placeholder),
             options = chosen, enabled = true, disabled_at = NULL,
             has_deltas = t.has_deltas OR coalesce(chosen ->> 'image' = 'delta', false),
-            by_schema = enable_capture.for_schema, mask_paths = paths.names, mask_path_attnums = paths.attnums
+            by_schema = enable_capture.for_schema, mask_paths = paths.names, mask_path_attnums = paths.attnums,
+            rekeyed = t.rekeyed OR key_changed
         FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE c.oid = enable_capture.target AND t.table_id = was.table_id
           -- A rerun that changes nothing makes nobody rebuild a plan.
@@ -454,7 +386,7 @@ BEGIN
                enable_capture.for_schema, paths.names, paths.attnums);
     END IF;
     PERFORM threadline.set_firing(enable_capture.target, chosen @> '{"fires": "always"}');
-    PERFORM threadline.note_intact(was.table_id);
+    PERFORM threadline.note_intact(was.table_id, started);
 
     IF was.enabled IS DISTINCT FROM true OR NOT armed OR threadline.gap_since_baseline(was.table_id) THEN
         -- Rows written while nothing was recorded are no ground for a delta: capture starts with a version of its own.
@@ -471,11 +403,15 @@ BEGIN
         PERFORM threadline.record_shape(enable_capture.target);
     END IF;
     IF coalesce(enable_capture.baseline, true)
-       AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key <> present_key
+       AND (was.enabled IS DISTINCT FROM true OR NOT armed OR key_changed
             OR NOT EXISTS (SELECT FROM threadline.baseline AS b WHERE b.table_id = was.table_id)
-            OR threadline.gap_since_baseline(was.table_id))
+            OR threadline.gap_since_baseline(was.table_id)
+            OR threadline.keys_outdated(was.table_id, enable_capture.target))
     THEN
         PERFORM threadline.take_baseline(was.table_id, enable_capture.target);
+    END IF;
+    IF was.enabled IS DISTINCT FROM true OR NOT armed THEN
+        PERFORM threadline.note_partitions(was.table_id, enable_capture.target);
     END IF;
     IF others AND NOT enable_capture.for_schema THEN
         PERFORM threadline.ensure_partitions();

@@ -81,6 +81,10 @@ AS $$
         SELECT k.oid AS root, f.relation, f.capture, f.state
         FROM captured AS k CROSS JOIN LATERAL threadline.trigger_findings(k.oid, k.options @> '{"fires": "always"}') AS f
         WHERE k.enabled
+    ), moved AS MATERIALIZED (
+        SELECT k.oid AS root, m.relation, m.state
+        FROM captured AS k CROSS JOIN LATERAL threadline.partition_findings(k.table_id, k.oid) AS m
+        WHERE k.enabled
     ), placed AS (
         SELECT c.*,
                (SELECT a.upper FROM above AS a JOIN captured AS k ON k.oid = a.upper AND k.enabled
@@ -99,8 +103,13 @@ AS $$
                    -- A partition lacks what it lacks itself, and what its table lacks for all.
                    WHERE d.root = p.root AND (p.oid = p.root OR d.relation IN (p.oid, p.root))
                    UNION ALL
+                   SELECT jsonb_build_object('finding', 'partition_' || m.state, 'partition', coalesce(threadline.qualified_name(m.relation), m.relation::text))
+                   FROM moved AS m
+                   WHERE m.root = p.root AND (p.oid = p.root OR m.relation = p.oid)
+                   UNION ALL
                    SELECT jsonb_build_object('finding', 'no_primary_key')
-                   WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid AND i.indisprimary)
+                   WHERE p.root IS NULL AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.oid
+                                                        AND (i.indisprimary OR i.indisreplident AND threadline.is_usable_key(i)))
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'deferrable_primary_key')
                    FROM pg_index AS i WHERE p.root IS NULL AND i.indrelid = p.oid AND i.indisprimary AND NOT i.indimmediate
@@ -136,12 +145,15 @@ AS $$
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'key_not_unique', 'key_columns', to_jsonb(k.key_columns))
                    FROM captured AS k
-                   WHERE k.oid = p.root AND k.oid = p.oid
+                   WHERE k.oid = p.root AND k.oid = p.oid AND cardinality(k.key_columns) > 0
                      AND NOT threadline.is_unique_key(k.oid, threadline.followed_key(k.table_id, k.oid, k.key_columns, k.key_attnums))
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'changes_lost', 'changes', l.changes, 'latest', l.latest)
                    FROM captured AS k CROSS JOIN LATERAL threadline.lost_changes(k.table_id) AS l
                    WHERE k.oid = p.root AND l.latest IS NOT NULL
+                   UNION ALL
+                   SELECT jsonb_build_object('finding', 'full_row_key')
+                   FROM captured AS k WHERE k.oid = p.root AND k.oid = p.oid AND k.enabled AND k.key_columns = '{}'
                    UNION ALL
                    SELECT jsonb_build_object('finding', 'member_of_extension', 'extension', x.extname)
                    FROM pg_depend AS d JOIN pg_extension AS x ON d.refclassid = 'pg_extension'::regclass AND x.oid = d.refobjid
@@ -171,7 +183,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE f.value ->> 'finding'
-               WHEN 'no_primary_key' THEN 'it has no primary key'
+               WHEN 'no_primary_key' THEN 'it has no primary key: audit_enable needs key_columns or options {"key": "full_row"}'
                WHEN 'deferrable_primary_key' THEN 'its primary key is deferrable'
                WHEN 'foreign_partition' THEN format('its partition %s is a foreign table', f.value ->> 'table')
                WHEN 'key_column_dropped' THEN 'a column of its key was dropped: writes to it fail'
@@ -181,6 +193,10 @@ AS $$
                WHEN 'trigger_disabled' THEN format('the %s trigger on %s is disabled', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_origin_only' THEN format('the %s trigger on %s does not fire in sessions of the replica role', f.value ->> 'trigger', f.value ->> 'table')
                WHEN 'trigger_replica_only' THEN format('the %s trigger on %s fires on replicas only', f.value ->> 'trigger', f.value ->> 'table')
+               WHEN 'partition_attached' THEN format('partition %s came with rows that are not recorded', f.value ->> 'partition')
+               WHEN 'partition_detached' THEN format('rows went unrecorded with partition %s', f.value ->> 'partition')
+               WHEN 'partition_dropped' THEN format('rows went unrecorded with dropped partition %s', f.value ->> 'partition')
+               WHEN 'partition_rewritten' THEN format('partition %s was truncated or rewritten before TRUNCATE of it was recorded', f.value ->> 'partition')
                WHEN 'member_of_extension' THEN format('it belongs to extension %s', f.value ->> 'extension')
                ELSE CASE WHEN uncovered_reason.switched_off IS NULL THEN 'it was never put under capture'
                          ELSE format('capture was switched off at %s', uncovered_reason.switched_off) END
@@ -217,4 +233,4 @@ AS $$
     ORDER BY n.nspname, c.relname
 $$;
 COMMENT ON FUNCTION threadline.audit_coverage(name) IS
-'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, trigger_origin_only: the option fires says always, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone is not recorded, key_not_unique: rows of one key share a history, changes_lost: with on_error warn changes went unrecorded since the newest baseline, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';
+'Every ordinary and partitioned table of the database, or of one schema, and whether its changes are recorded now: covered, uncovered, or expected_uncovered (noted by audit_expect_uncovered). reason: why not, or the table it is covered through. findings: a list of {"finding": …}; what keeps changes from being recorded (trigger_missing, trigger_replaced, trigger_narrowed, trigger_disabled, trigger_replica_only, trigger_origin_only: the option fires says always, partition_attached, partition_detached, partition_dropped: rows came or went with a partition unrecorded, partition_rewritten: it was truncated or rewritten before its TRUNCATE was recorded, key_column_dropped, no_primary_key, deferrable_primary_key, foreign_partition), and what to know of a covered table (partition_of, unlogged: a crash empties it unrecorded, has_inheritance_children: each is a table of its own, truncate_of_partition_unseen: TRUNCATE of the partition alone would not be recorded, and be a gap, key_not_unique: rows of one key share a history, full_row_key: captured without a key, so identical rows share a history, changes_lost: with on_error warn changes went unrecorded since the newest baseline, member_of_extension). Reads the catalogs only, so it is true whether or not audit_maintain ran. Raises no error; a schema that does not exist has no rows.';

@@ -129,7 +129,8 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    SELECT CASE WHEN count(*) = 1 THEN min(k.value) ELSE string_agg(k.key || '=' || k.value, ', ' ORDER BY k.key COLLATE "C") END
+    SELECT CASE WHEN count(*) = 1 AND min(k.key) = 'full_row' AND min(k.value) ~ '^[0-9a-f]{40}$' THEN left(min(k.value), 12)
+                WHEN count(*) = 1 THEN min(k.value) ELSE string_agg(k.key || '=' || k.value, ', ' ORDER BY k.key COLLATE "C") END
     INTO v_key
     FROM jsonb_each_text(v_change.table_pk) k;
     v_what := CASE v_change.op

@@ -42,7 +42,8 @@ AS $$
     UNION ALL
     SELECT jsonb_build_object('finding', 'key_not_unique', 'key_columns', to_jsonb(p.key_columns))
     FROM policy AS p
-    WHERE NOT EXISTS (SELECT FROM found AS f WHERE f.list = 'key' AND f.name_now IS NULL)
+    WHERE cardinality(p.key_columns) > 0
+      AND NOT EXISTS (SELECT FROM found AS f WHERE f.list = 'key' AND f.name_now IS NULL)
       AND NOT threadline.is_unique_key(p.relation, threadline.followed_key(p.table_id, p.relation, p.key_columns, p.key_attnums))
     UNION ALL
     SELECT jsonb_build_object('finding', CASE WHEN a.attname IS NULL THEN 'column_dropped' WHEN NOT threadline.holds_json(a.atttypid) THEN 'path_without_json'
@@ -112,7 +113,7 @@ AS $$
         WHERE t.origin = threadline.origin() OR (n.nspname = t.schema_name AND c.relname = t.table_name)
     ), broken AS MATERIALIZED (
         SELECT l.name, string_agg(g.reason, ', ' ORDER BY g.reason) AS reasons
-        FROM live AS l CROSS JOIN LATERAL threadline.gaps_now(l.relation, l.always) AS g
+        FROM live AS l CROSS JOIN LATERAL threadline.gaps_now(l.table_id, l.relation, l.always) AS g
         WHERE l.enabled
         GROUP BY l.name
     ), uncovered AS MATERIALIZED (
@@ -132,10 +133,14 @@ AS $$
         SELECT l.name, g.reason, g.since_at, l.enabled
         FROM threadline.gap AS g JOIN live AS l ON l.table_id = g.table_id
         WHERE g.until_at IS NULL AND NOT coalesce(g.detail ? 'captured_as', false)
+        UNION ALL
+        SELECT l.name, g.reason, g.since_at, l.enabled
+        FROM threadline.readable_gap AS g JOIN live AS l ON l.table_id = g.table_id
+        WHERE g.reason = 'shape_changed' AND g.until_at = 'infinity'
     ), event_trigger AS (
         SELECT count(*) FILTER (WHERE e.evtenabled IN ('O', 'A')) AS enabled
         FROM pg_event_trigger AS e
-        WHERE e.evtfoid IN ('threadline.after_ddl()'::regprocedure, 'threadline.after_drop()'::regprocedure)
+        WHERE e.evtfoid IN ('threadline.after_ddl()'::regprocedure, 'threadline.after_drop()'::regprocedure, 'threadline.before_drop()'::regprocedure)
     )
     SELECT 'capture_triggers', CASE count(b.name) WHEN 0 THEN 'ok' ELSE 'critical' END,
            CASE count(b.name) WHEN 0 THEN format('the triggers of %s tables under capture are in order', (SELECT count(*) FROM live AS l WHERE l.enabled))
@@ -166,9 +171,9 @@ AS $$
     FROM uncovered AS u
     UNION ALL
     SELECT 'new_tables',
-           CASE WHEN f.schemas IS NULL OR e.enabled = 2 THEN 'ok' ELSE 'critical' END,
+           CASE WHEN f.schemas IS NULL OR e.enabled = 3 THEN 'ok' ELSE 'critical' END,
            CASE WHEN f.schemas IS NULL THEN 'no schema has its new tables captured by themselves'
-                WHEN e.enabled = 2 THEN format('new tables are captured by themselves in: %s', f.schemas)
+                WHEN e.enabled = 3 THEN format('new tables are captured by themselves in: %s', f.schemas)
                 ELSE format('new tables should be captured by themselves in %s, but the event triggers are dropped or disabled', f.schemas) END,
            'SELECT threadline.audit_maintain();'
     FROM event_trigger AS e

@@ -96,10 +96,11 @@ $$;
 
 CREATE FUNCTION threadline.row_key_of(p_relation regclass, p_key_columns name[], p_key text) RETURNS bigint
 LANGUAGE sql STABLE
-RETURN (SELECT k.row_key
-        FROM threadline.key_lookup(row_key_of.p_relation,
-                                   threadline.key_object(row_key_of.p_key_columns, row_key_of.p_key)::text) k
-        WHERE row_key_of.p_relation IS NOT NULL);
+RETURN CASE WHEN pg_catalog.cardinality(row_key_of.p_key_columns) = 0 THEN threadline.digest_row_key(row_key_of.p_key)
+            ELSE (SELECT k.row_key
+                  FROM threadline.readable_table t
+                  CROSS JOIN LATERAL threadline.key_lookup(t.relation, threadline.key_object(t.key_columns, row_key_of.p_key)::text) k
+                  WHERE t.relation = row_key_of.p_relation AND t.key_columns = row_key_of.p_key_columns) END;
 
 -- The last change of a key among those with id >= p_from that transactions up to p_horizon committed; with a NULL
 -- horizon, among all that the caller sees, its own included. A mark that the row fell to counts as its change. One descent of the row index: only one transaction
@@ -345,6 +346,32 @@ BEGIN
 END
 $$;
 
+-- The updates that made another row of one of a table without a key. Of identical rows one may have gone so and another
+-- stayed, which the changes recorded under the key itself do not tell.
+CREATE FUNCTION threadline.row_departures(p_table_id integer, p_row_key bigint, p_key text, p_since timestamptz, p_until timestamptz, p_before bigint)
+RETURNS SETOF threadline.readable_change
+LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_left record;
+BEGIN
+    FOR v_left IN
+        SELECT DISTINCT c.transaction_id, c.old_key, threadline.row_key_of(t.relation, t.key_columns, c.old_key) AS row_key
+        FROM threadline.readable_change c
+        JOIN threadline.readable_table t ON t.table_id = c.table_id
+        WHERE c.table_id = p_table_id AND c.row_key = p_row_key AND c.key = p_key AND c.op = 2
+          AND c.captured_at >= p_since AND c.captured_at <= p_until AND c.id < coalesce(p_before, 9223372036854775807)
+    LOOP
+        RETURN QUERY
+        SELECT c.*
+        FROM threadline.readable_change c
+        WHERE c.table_id = p_table_id AND c.row_key = v_left.row_key AND c.key = v_left.old_key
+          AND c.transaction_id = v_left.transaction_id AND c.op = 5 AND c.old_key = p_key
+          AND c.id < coalesce(p_before, 9223372036854775807);
+    END LOOP;
+END
+$$;
+
 CREATE FUNCTION threadline.row_history(p_target regclass, p_key text, p_since timestamptz, p_until timestamptz, p_max integer, p_before bigint)
 RETURNS SETOF threadline.audit_history_row
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
@@ -357,7 +384,7 @@ DECLARE
     v_complete boolean;
 BEGIN
     PERFORM threadline.require_limit(p_max);
-    SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_lookup(p_target, p_key) k;
+    SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_given(p_target, p_key) k;
     PERFORM threadline.require_readable(v_key.table_id, p_target);
     SELECT t.relation, t.key_columns, t.enabled_at INTO v_table
     FROM threadline.readable_table t WHERE t.table_id = v_key.table_id;
@@ -365,6 +392,13 @@ BEGIN
     v_complete := NOT EXISTS (
         SELECT FROM threadline.gaps_between(v_key.table_id, greatest(v_since, v_table.enabled_at), v_until) g
         WHERE g.reason <> 'not_yet_enabled');
+    v_complete := v_complete AND NOT threadline.identity_changed(v_key.table_id, v_since);
+    IF v_complete AND cardinality(v_table.key_columns) = 0 THEN
+        v_complete := coalesce((
+            SELECT (threadline.row_count(v_key.table_id, v_key.row_key, v_key.key, b.first_change_id, 9223372036854775807)).lowest >= 0
+            FROM threadline.state_base(v_key.table_id, NULL) b
+            WHERE b.first_change_id IS NOT NULL), true);
+    END IF;
     RETURN QUERY
     WITH found AS MATERIALIZED (
         SELECT DISTINCT ON (c.id) c.*, t.key AS tenure_key
@@ -373,6 +407,9 @@ BEGIN
             SELECT p.* FROM threadline.row_page(v_key.table_id, t, v_since, v_until, p_before, p_max) p
             UNION ALL
             SELECT m.* FROM threadline.row_marks(v_key.table_id, t, v_since, v_until, p_before) m
+            UNION ALL
+            SELECT d.* FROM threadline.row_departures(v_key.table_id, t.row_key, t.key, v_since, v_until, p_before) d
+            WHERE cardinality(v_table.key_columns) = 0 AND t.key = v_key.key
         ) c
         ORDER BY c.id
     )
@@ -480,7 +517,7 @@ BEGIN
         WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname = 'audit_history'
     LOOP
         EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function,
-            'The changes of one row, newest first, as audit_history_row. key: the key column''s value, or a JSON object naming every key column. since and until bound captured_at, both inclusive; max_rows cuts the answer, and the id of its last row as before_change gives the next page. Follows the row through key changes, both ways. complete is false when changes of the table in the window may be missing. Errors: 42704 no history of the table, 22023 wrong key, 42501 no right to read it.');
+            'The changes of one row, newest first, as audit_history_row. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: the changes of all identical rows. since and until bound captured_at, both inclusive; max_rows cuts the answer, and the id of its last row as before_change gives the next page. Follows the row through key changes, both ways. complete is false when changes of the table in the window may be missing. Errors: 42704 no history of the table, 22023 wrong key, 42501 no right to read it.');
     END LOOP;
 END
 $$;

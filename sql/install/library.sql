@@ -16,9 +16,10 @@ CREATE FUNCTION threadline.audit_enable(
 ) RETURNS void LANGUAGE c AS 'MODULE_PATHNAME', 'audit_enable';
 COMMENT ON FUNCTION threadline.audit_enable(regclass, name[], text[], text, name[], boolean, jsonb) IS
 'Puts a table under capture, or changes how it is captured; calling it again is harmless. NULL keeps what is set, ''{}'' clears it. The caller must own the table.
-exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too; or paths into columns of type json and jsonb and arrays of them, column and keys separated by dots (meta.card.number; a key that is empty or holds a dot or a quote stands in double quotes, doubled inside: ARRAY[''meta."a.b".c'']; case counts). What a path leads to, JSON null too, is the placeholder in every image; a step into an array is one into each of its elements; where a path leads nowhere nothing is masked or added. A typed answer shows the placeholder inside the document. A json value that jsonb cannot hold, and a column that is no document any more, are masked as a whole. A path into a column that is masked or excluded anyway is kept and changes nothing. key_columns: a unique NOT NULL key for a table without a primary key. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"image": "full"|"delta", "skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows, "on_error": "fail"|"warn", "fires": "origin"|"always"}. With image delta an update stores the columns that changed, and the whole row about every sixteenth time: less log, and slower reading; a change that capture does not see then falsifies what is read of the row until its next whole image. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
+exclude: columns left out of every image. mask: columns replaced by mask_placeholder (default [REDACTED]), NULLs too; or paths into columns of type json and jsonb and arrays of them, column and keys separated by dots (meta.card.number; a key that is empty or holds a dot or a quote stands in double quotes, doubled inside: ARRAY[''meta."a.b".c'']; case counts). What a path leads to, JSON null too, is the placeholder in every image; a step into an array is one into each of its elements; where a path leads nowhere nothing is masked or added. A typed answer shows the placeholder inside the document. A json value that jsonb cannot hold, and a column that is no document any more, are masked as a whole. A path into a column that is masked or excluded anyway is kept and changes nothing. key_columns: a unique NOT NULL key for a table without a primary key; an index that is its REPLICA IDENTITY is taken without being named. baseline: also records the rows that exist now as op snapshot, holding off writers of the table (SHARE ROW EXCLUSIVE) while it scans. options: {"key": "full_row", "image": "full"|"delta", "skip_noop": bool, "truncate": "capture"|"mark"|"block", "truncate_cap": rows, "on_error": "fail"|"warn", "fires": "origin"|"always"}. With image delta an update stores the columns that changed, and the whole row about every sixteenth time: less log, and slower reading; a change that capture does not see then falsifies what is read of the row until its next whole image. TRUNCATE is recorded row by row up to truncate_cap rows (100000 unless set); with more, or with "mark", as one change for the whole table, whose rows are then known from their last changes; TRUNCATE of single partitions always row by row.
+key full_row: where there is no key the recorded row is one, as a digest: table_pk is {"full_row": "<40 hexadecimal digits>"}, the same for identical rows, which are counted and share a history; masked and excluded columns are no part of it, and documents are with what is masked inside them masked. Not with key_columns or image delta. A key that the table has or gets comes first, at the next audit_enable. When columns are added, dropped, retyped or redacted otherwise, rows recorded before and after cannot be matched: a gap (shape_changed) from the first change in the new shape until the next audit_enable, which takes a new baseline.
 on_error warn: a change that cannot be recorded (a value without JSON form, a key that is NULL or gone, a log that is missing, locked or full) goes through with a WARNING, and leaves a gap of reason warn_on_error in audit_gaps with SQLSTATE, message and number of changes: answers are incomplete until audit_enable takes a new baseline. It costs a subtransaction for each row and one, with an xid of its own, for each batch of up to 64 rows written. Cancellations, timeouts of statements, deadlocks, serialization failures and lack of memory still fail the write, and so does whatever a table with on_error fail has in the same transaction. Not with image delta. fires always: sessions of the replica role, logical replication''s apply among them, are recorded too.
-A partitioned table covers its partitions, present and future; TRUNCATE of a single partition made or attached since is seen from the next audit_maintain() or audit_enable() on. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option or malformed path, 42804 a path into a column that holds no JSON, 42P16 no key.';
+A partitioned table covers its partitions, present and future. Rows that come or go with ATTACH, DETACH or DROP of a partition are recorded, up to truncate_cap, where audit_enable_schema(future => true) is on, and a gap elsewhere; TRUNCATE of a single partition made or attached since is recorded from the next audit_maintain() or audit_enable() on, and a gap before. Errors: 42809 not an ordinary table, 42501 not the owner, 42703 unknown column, 22023 contradictory or unknown option or malformed path, 42804 a path into a column that holds no JSON, 42P16 no key.';
 
 CREATE FUNCTION threadline.audit_disable(target regclass) RETURNS void LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'audit_disable';
 COMMENT ON FUNCTION threadline.audit_disable(regclass) IS
@@ -39,6 +40,18 @@ COMMENT ON FUNCTION threadline.take_baseline(integer, regclass) IS 'Internal: re
 CREATE FUNCTION threadline.record_shape(target regclass) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'record_shape';
 COMMENT ON FUNCTION threadline.record_shape(regclass) IS 'Internal: records the shape that a captured table has now if it is a new one, as its next change would.';
+
+CREATE FUNCTION threadline.record_partition(root regclass, leaf regclass, arrives boolean) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'record_partition';
+COMMENT ON FUNCTION threadline.record_partition(regclass, regclass, boolean) IS 'Internal: records every row of a table that is or was a partition of a captured one as inserted there, or deleted; returns how many, or NULL, and records none, when they are more than truncate_cap. The caller holds off writers.';
+
+CREATE FUNCTION threadline.holds_older_rows(p_table_id integer, leaf oid, trigger_id oid, attached_by integer) RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'holds_older_rows';
+COMMENT ON FUNCTION threadline.holds_older_rows(integer, oid, oid, integer) IS 'Internal: whether a partition that nobody noted yet holds a row of a committed transaction, or one that the caller''s wrote before its command attached_by. NULL when the partition was noted meanwhile.';
+
+CREATE FUNCTION threadline.is_own_xid(id xid) RETURNS boolean
+    LANGUAGE c STRICT STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'is_own_xid';
+COMMENT ON FUNCTION threadline.is_own_xid(xid) IS 'Internal: whether the current transaction, or a savepoint of it, has this xid.';
 
 CREATE FUNCTION threadline.invalidate_relation(target regclass) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'invalidate_relation';
@@ -81,9 +94,33 @@ CREATE FUNCTION threadline.table_lookup(target regclass) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_lookup';
 COMMENT ON FUNCTION threadline.table_lookup(regclass) IS 'Internal: the captured table that a relation is, or is a partition of. Error 42704: it has never been under capture.';
 
+CREATE FUNCTION threadline.digest_row_key(digest text) RETURNS bigint
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'digest_row_key';
+COMMENT ON FUNCTION threadline.digest_row_key(text) IS 'Internal: the number under which the log''s index has the digest of a row of a table without a key.';
+
+CREATE FUNCTION threadline.present_shape(target regclass) RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'present_shape';
+COMMENT ON FUNCTION threadline.present_shape(regclass) IS 'Internal: the columns of a captured table as table_version would record them now. Error 42704: it has never been under capture.';
+
 CREATE FUNCTION threadline.row_image(r anyelement) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_image';
 COMMENT ON FUNCTION threadline.row_image(anyelement) IS 'A row of a captured table as capture would store it now, excluded and masked columns included: SELECT threadline.row_image(t) FROM orders t.';
+
+CREATE FUNCTION threadline.row_exact(r anyelement) RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_exact';
+COMMENT ON FUNCTION threadline.row_exact(anyelement) IS 'Internal: what capture would store beside row_image(row): {"column": text} of the values that their JSON form does not give back, NULL when there are none.';
+
+CREATE FUNCTION threadline.type_definitions(target regtype) RETURNS jsonb
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'type_definitions';
+COMMENT ON FUNCTION threadline.type_definitions(regtype) IS 'Internal: the labels and attributes that the texts of a type''s values depend on, as table_version.types has them; NULL when there are none.';
+
+CREATE FUNCTION threadline.respelling(target regtype, definitions jsonb, later_definitions jsonb) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respelling';
+COMMENT ON FUNCTION threadline.respelling(regtype, jsonb, jsonb) IS 'Internal: what respell() has to do to texts of a type that were written under other definitions; NULL when nothing. later_definitions: an array of what was recorded after them.';
+
+CREATE FUNCTION threadline.respell(value text, recipe text) RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respell';
+COMMENT ON FUNCTION threadline.respell(text, text) IS 'Internal: a value''s text as its type spells it now, by what respelling() said.';
 
 CREATE FUNCTION threadline.row_key(r anyelement, OUT row_key bigint, OUT key text)
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_key';

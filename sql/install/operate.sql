@@ -306,7 +306,8 @@ WITH leaf AS (
     SELECT c.table_id, pg_catalog.count(*) AS changes, pg_catalog.max(c.captured_at) AS last_change,
            pg_catalog.sum(40 + pg_catalog.pg_column_size(c.transaction_id) + pg_catalog.pg_column_size(c.key)
                           + coalesce(pg_catalog.pg_column_size(c.old_key), 0) + coalesce(pg_catalog.pg_column_size(c.old_image), 0)
-                          + coalesce(pg_catalog.pg_column_size(c.new_image), 0)) AS bytes
+                          + coalesce(pg_catalog.pg_column_size(c.new_image), 0)
+                          + coalesce(pg_catalog.pg_column_size(c.old_exact), 0) + coalesce(pg_catalog.pg_column_size(c.new_exact), 0)) AS bytes
     FROM threadline.change_log AS c
     WHERE (SELECT l.small FROM log AS l) AND c.table_id > 0 AND c.op <> 2
     GROUP BY c.table_id
@@ -395,21 +396,24 @@ AS $$
         ('reader', 'view', ARRAY[
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',
-            'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version',
+            'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
             'readable_activity', 'readable_cost']),
         ('reader', 'routine', ARRAY[
-            'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'table_lookup', 'row_image', 'row_key',
-            'op_name', 'apply_image', 'applied_images', 'composite_key_object', 'key_object', 'field_names',
+            'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
+            'op_name', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object', 'field_names',
             'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
+            'is_full_row', 'was_full_row', 'key_was_other', 'identity_changed', 'shape_differs', 'digested_shape', 'keeps_keys', 'counted_change', 'row_count', 'counts_fail',
+            'counted_state', 'counted_row_state', 'row_departures', 'counted_comparison_statement',
             'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
-            'report_incomplete', 'refuse_unknown_past', 'column_fate', 'image_as_now', 'table_of_type', 'table_by_name',
+            'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'typed_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of',
+            'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
             'json_differences', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
-            'image_comparison', 'comparison_statement', 'violation_document', 'replay_check',
+            'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
-            'qualified_name', 'trigger_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
+            'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',

@@ -5,9 +5,7 @@ LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- What a later version brings is known by name, so that nobody takes it for a typing error.
     allowed CONSTANT jsonb := '{"key": ["full_row"], "on_error": ["fail", "warn"], "image": ["full", "delta"], "skip_noop": [true, false], "truncate": ["capture", "mark", "block"], "fires": ["origin", "always"]}';
-    available CONSTANT jsonb := allowed - 'key';
     option  record;
     problem text;
 BEGIN
@@ -18,16 +16,8 @@ BEGIN
             HINT = 'options => ''{"skip_noop": true}''';
     END IF;
     FOR option IN SELECT o.key AS name, o.value FROM jsonb_each(check_options.options) AS o ORDER BY o.key LOOP
-        CONTINUE WHEN available -> option.name @> jsonb_build_array(option.value)
+        CONTINUE WHEN allowed -> option.name @> jsonb_build_array(option.value)
                    OR (option.name = 'truncate_cap' AND option.value::text ~ '^[1-9][0-9]{0,17}$');
-        IF allowed -> option.name @> jsonb_build_array(option.value) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'feature_not_supported',
-                MESSAGE = format('option "%s": %s is not available yet', option.name, option.value),
-                HINT = CASE WHEN available ? option.name
-                            THEN format('Available: %s.', (SELECT string_agg(v.value::text, ', ') FROM jsonb_array_elements(available -> option.name) AS v))
-                            ELSE 'Leave the option out.' END;
-        END IF;
         problem := CASE WHEN option.name = 'truncate_cap' THEN 'a positive number of rows'
                         ELSE (SELECT string_agg(v.value::text, ', ') FROM jsonb_array_elements(allowed -> option.name) AS v) END;
         RAISE EXCEPTION USING

@@ -1,46 +1,56 @@
 -- Does the history, replayed, give the table? One statement over one snapshot, so that concurrent writers and the
 -- caller's own changes are on both sides or on neither.
 
--- How the images of each recorded version compare with today's. as_now: an SQL expression over image that gives it
--- today's column names; skip: today's columns that cannot be compared; redacted: those of them that redaction hides;
--- retyped: columns whose type is another now. Versions that compare as they are do not appear.
+-- How the images of each recorded version compare with today's. as_now, exact_now: SQL expressions over s.image and s.exact
+-- that give them today's column names; skip: today's columns that cannot be compared; redacted: those of them that
+-- redaction hides; retyped: columns whose type is another now, or has other labels or attributes. Versions that compare as
+-- they are do not appear.
 CREATE FUNCTION threadline.image_comparison(p_table_id integer, p_relation regclass)
-RETURNS TABLE (version integer, as_now text, skip text[], redacted text[], retyped text[])
+RETURNS TABLE (version integer, as_now text, exact_now text, skip text[], redacted text[], retyped text[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH hidden AS (
-        SELECT h.name
+        SELECT coalesce(array_agg(h.name::text), '{}') AS names
         FROM threadline.readable_table t
         CROSS JOIN LATERAL unnest(t.exclude::text[] || t.mask) AS h (name)
         WHERE t.table_id = image_comparison.p_table_id
-    ), fate AS (
-        SELECT f.*, f.redact IS NOT NULL OR f.masked_otherwise OR f.name_now IN (SELECT h.name FROM hidden h) AS is_hidden
-        FROM threadline.column_fate(image_comparison.p_table_id, image_comparison.p_relation) f
     ), present AS (
         SELECT a.attname::text AS name
         FROM pg_attribute a
         WHERE a.attrelid = image_comparison.p_relation AND a.attnum > 0 AND NOT a.attisdropped
     ), past AS (
         SELECT f.version,
-               format('(s.image - %L::text[])', coalesce(array_agg(f.name_then) FILTER (WHERE f.is_hidden OR f.name_now IS DISTINCT FROM f.name_then), '{}'))
-               || coalesce(string_agg(format(' || CASE WHEN s.image ? %2$L THEN jsonb_build_object(%1$L, s.image -> %2$L) ELSE ''{}'' END', f.name_now, f.name_then), '' ORDER BY f.name_then)
-                           FILTER (WHERE f.name_now IS DISTINCT FROM f.name_then AND f.name_now IS NOT NULL AND NOT f.is_hidden), '') AS as_now,
                array_agg(f.name_now) FILTER (WHERE f.name_now IS NOT NULL AND NOT f.is_hidden) AS comparable,
                array_agg(f.name_now ORDER BY f.name_now) FILTER (WHERE f.name_now IS NOT NULL AND f.is_hidden) AS redacted,
-               array_agg(f.name_now ORDER BY f.name_now) FILTER (WHERE f.type_now <> f.type_then AND NOT f.is_hidden) AS retyped,
-               bool_or(f.is_hidden OR f.name_now IS DISTINCT FROM f.name_then) AS changed
-        FROM fate f
+               array_agg(f.name_now ORDER BY f.name_now) FILTER (WHERE (f.type_now <> f.type_then OR f.redefined) AND NOT f.is_hidden) AS retyped
+        FROM (SELECT c.*, c.redact IS NOT NULL OR c.masked_otherwise OR coalesce(c.name_now = ANY (h.names), false) AS is_hidden
+              FROM threadline.column_fate(image_comparison.p_table_id, image_comparison.p_relation) c
+              CROSS JOIN hidden h) f
         GROUP BY f.version
     )
-    SELECT p.version, p.as_now, s.skip, coalesce(p.redacted, '{}'), coalesce(p.retyped, '{}')
+    SELECT p.version, coalesce(n.image, 's.image'), coalesce(n.exact, 's.exact'), s.skip, coalesce(p.redacted, '{}'), coalesce(p.retyped, '{}')
     FROM past p
+    CROSS JOIN hidden h
+    LEFT JOIN threadline.version_as_now(image_comparison.p_table_id, image_comparison.p_relation, h.names) n ON n.version = p.version
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(n.name ORDER BY n.name), '{}') AS skip
         FROM present n
         WHERE n.name <> ALL (coalesce(p.comparable, '{}'))
     ) s
-    WHERE p.changed OR cardinality(s.skip) > 0 OR p.retyped IS NOT NULL;
+    WHERE n.version IS NOT NULL OR cardinality(s.skip) > 0 OR p.retyped IS NOT NULL;
 END;
+
+-- The exact texts but those of columns that are not compared.
+CREATE FUNCTION threadline.exact_without(exact jsonb, names text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN nullif(exact_without.exact OPERATOR(pg_catalog.-) exact_without.names, '{}');
+
+-- A state of a row for people: where exact texts differ they stand in for what the image says.
+CREATE FUNCTION threadline.shown_state(image jsonb, exact jsonb, other_exact jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN shown_state.exact IS NULL OR shown_state.image IS NULL OR shown_state.exact::text = shown_state.other_exact::text
+            THEN shown_state.image
+            ELSE shown_state.image OPERATOR(pg_catalog.||) shown_state.exact END;
 
 -- The check of one table, as a statement with parameters $1 table_id, $2 first change, $3 whether every row since then
 -- was recorded, so that one that was not is a violation. Two things are compared: each change's row before it with what
@@ -52,21 +62,36 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_replayed text;
+    v_replayed_exact text;
     v_live text;
+    v_live_exact text;
 BEGIN
+    -- What is typed otherwise now is made a row of now first.
     SELECT 'CASE s.schema_version '
            || string_agg(format('WHEN %s THEN ', v.version)
-                         || CASE WHEN cardinality(v.retyped) = 0 THEN v.as_now
-                                 WHEN p_skip_retyped THEN format('(%s) - %L::text[]', v.as_now, v.retyped)
-                                 ELSE format('threadline.row_image(jsonb_populate_record(NULL::%s, %s)) - %L::text[]', p_relation, v.as_now, v.skip)
-                            END, ' ' ORDER BY v.version)
+                         || CASE WHEN v.typed IS NOT NULL THEN format('threadline.row_image(%s) - %L::text[]', v.typed, v.skip)
+                                 ELSE format('%s - %L::text[]', v.as_now, v.retyped) END, ' ' ORDER BY v.version)
            || ' ELSE s.image END',
            'CASE s.schema_version '
-           || string_agg(format('WHEN %s THEN l.image - %L::text[]', v.version,
-                                v.skip || CASE WHEN p_skip_retyped THEN v.retyped ELSE '{}' END), ' ' ORDER BY v.version)
-           || ' ELSE l.image END'
-    INTO v_replayed, v_live
-    FROM threadline.image_comparison(p_table_id, p_relation) v;
+           || string_agg(format('WHEN %s THEN ', v.version)
+                         || CASE WHEN v.typed IS NOT NULL THEN format('threadline.exact_without(threadline.row_exact(%s), %L)', v.typed, v.skip)
+                                 ELSE format('threadline.exact_without(%s, %L)', v.exact_now, v.retyped) END, ' ' ORDER BY v.version)
+           || ' ELSE s.exact END',
+           'CASE s.schema_version '
+           || string_agg(format('WHEN %s THEN l.image - %L::text[]', v.version, v.skip || v.left_out), ' ' ORDER BY v.version)
+           || ' ELSE l.image END',
+           'CASE s.schema_version '
+           || string_agg(format('WHEN %s THEN threadline.exact_without(l.exact, %L)', v.version, v.skip || v.left_out), ' ' ORDER BY v.version)
+           || ' ELSE l.exact END'
+    INTO v_replayed, v_replayed_exact, v_live, v_live_exact
+    FROM (
+        SELECT c.*, CASE WHEN p_skip_retyped THEN c.retyped ELSE '{}' END AS left_out,
+               CASE WHEN cardinality(c.retyped) > 0 AND NOT p_skip_retyped
+                    THEN format('(SELECT ROW(%s)::%s FROM (SELECT %s AS image, %s AS exact OFFSET 0) n CROSS JOIN LATERAL %s r)',
+                                threadline.typed_columns(p_relation, 'n.exact'), p_relation, c.as_now, c.exact_now,
+                                threadline.typed_row(p_relation, 'n.image', 'n.exact')) END AS typed
+        FROM threadline.image_comparison(p_table_id, p_relation) c
+    ) v;
     RETURN format($statement$
         WITH mark AS (
             SELECT m.id, CASE WHEN x.id IS NULL THEN m.id ELSE coalesce(x.commit_no, 9223372036854775807) END AS commit_order, m.statement_no
@@ -74,7 +99,7 @@ BEGIN
             LEFT JOIN threadline.readable_transaction x ON x.id = m.transaction_id
             WHERE m.table_id = $1 AND m.id >= $2
         ), entry AS (
-            SELECT e.row_key, e.key, e.op, c.id, c.transaction_id, c.statement_no, c.schema_version, e.before, e.image,
+            SELECT e.row_key, e.key, e.op, c.id, c.transaction_id, c.statement_no, c.schema_version, e.before, e.before_exact, e.image, e.exact,
                    CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END AS commit_order
             FROM threadline.readable_change c
             LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
@@ -82,11 +107,14 @@ BEGIN
                 SELECT c.row_key, c.key, c.op,
                        CASE WHEN c.op IN (0, 1) THEN c.old_image
                             WHEN c.op = 5 AND c.old_key IS NULL THEN c.new_image || coalesce(c.old_image, '{}') END,
-                       c.new_image
+                       CASE WHEN c.op IN (0, 1) THEN c.old_exact
+                            WHEN c.op = 5 AND c.old_key IS NULL THEN threadline.replace_exact(c.new_exact, c.old_image, c.old_exact) END,
+                       c.new_image, c.new_exact
                 UNION ALL
-                SELECT NULL, c.old_key, 2, c.new_image || coalesce(c.old_image, '{}'), NULL
+                SELECT NULL, c.old_key, 2, c.new_image || coalesce(c.old_image, '{}'),
+                       threadline.replace_exact(c.new_exact, c.old_image, c.old_exact), NULL, NULL
                 WHERE c.old_key IS NOT NULL
-            ) AS e (row_key, key, op, before, image)
+            ) AS e (row_key, key, op, before, before_exact, image, exact)
             WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2 AND (c.op <> 0 OR c.old_image IS NOT NULL)
         ), dated AS (
             SELECT e.*, (SELECT count(*) FROM mark m WHERE (m.commit_order, m.statement_no) <= (e.commit_order, e.statement_no)) AS marks_before
@@ -94,40 +122,46 @@ BEGIN
         ), chained AS (
             SELECT e.*, lag(e.id) OVER w AS previous_id, lag(e.row_key) OVER w AS previous_row_key,
                    CASE WHEN lag(e.marks_before) OVER w = e.marks_before THEN lag(e.image) OVER w END AS previous_image,
+                   CASE WHEN lag(e.marks_before) OVER w = e.marks_before THEN lag(e.exact) OVER w END AS previous_exact,
                    lag(e.schema_version) OVER w AS previous_version,
                    lead(e.id) OVER w IS NULL AS is_last,
                    e.op >= 3 AND e.marks_before = (SELECT count(*) FROM mark m) AS is_there
             FROM dated e
             WINDOW w AS (PARTITION BY e.key ORDER BY e.commit_order, e.statement_no, e.op, e.id)
         ), comparable_column AS (
-            SELECT f.version, f.name_then, f.name_now
+            SELECT f.version, f.name_then, f.name_now, f.redefined, f.recipe
             FROM threadline.column_fate($1, %4$L) f
             WHERE f.name_now IS NOT NULL AND f.type_now = f.type_then AND f.redact IS NULL AND NOT f.masked_otherwise
         ), break AS (
             SELECT coalesce(s.row_key, s.previous_row_key) AS row_key, s.key, s.id, s.transaction_id, s.statement_no, s.commit_order,
                    CASE WHEN s.previous_version IS DISTINCT FROM s.schema_version AND s.previous_image IS NOT NULL AND s.before IS NOT NULL
-                        THEN (SELECT jsonb_object_agg(p.name_now, s.previous_image -> p.name_then) FROM comparable_column p
+                        THEN (SELECT jsonb_object_agg(p.name_now, threadline.shown_state(s.previous_image, s.previous_exact, s.before_exact) -> p.name_then) FROM comparable_column p
                               WHERE p.version = s.previous_version AND p.name_now IN (SELECT n.name_now FROM comparable_column n WHERE n.version = s.schema_version))
-                        ELSE s.previous_image END AS state_before,
+                        ELSE threadline.shown_state(s.previous_image, s.previous_exact, s.before_exact) END AS state_before,
                    CASE WHEN s.previous_version IS DISTINCT FROM s.schema_version AND s.previous_image IS NOT NULL AND s.before IS NOT NULL
-                        THEN (SELECT jsonb_object_agg(n.name_now, s.before -> n.name_then) FROM comparable_column n
+                        THEN (SELECT jsonb_object_agg(n.name_now, threadline.shown_state(s.before, s.before_exact, s.previous_exact) -> n.name_then) FROM comparable_column n
                               WHERE n.version = s.schema_version AND n.name_now IN (SELECT p.name_now FROM comparable_column p WHERE p.version = s.previous_version))
-                        ELSE s.before END AS state_after
+                        ELSE threadline.shown_state(s.before, s.before_exact, s.previous_exact) END AS state_after
             FROM chained s
             WHERE s.op <> 3
               AND CASE WHEN s.previous_id IS NULL AND NOT $3 THEN false
                        WHEN s.previous_image IS NULL OR s.before IS NULL THEN s.previous_image IS DISTINCT FROM s.before
                        WHEN s.previous_version = s.schema_version THEN
                            NOT (record_image_eq(ROW(s.previous_image), ROW(s.before)) OR s.previous_image::text = s.before::text)
+                           OR s.previous_exact::text IS DISTINCT FROM s.before_exact::text
                        ELSE EXISTS (
                            SELECT
                            FROM comparable_column p
                            JOIN comparable_column n ON n.name_now = p.name_now
                            WHERE p.version = s.previous_version AND n.version = s.schema_version
-                             AND (s.previous_image -> p.name_then)::text IS DISTINCT FROM (s.before -> n.name_then)::text)
+                             AND CASE WHEN p.redefined OR n.redefined
+                                      THEN threadline.respell(coalesce(s.previous_exact ->> p.name_then, s.previous_image ->> p.name_then), p.recipe)
+                                           IS DISTINCT FROM threadline.respell(coalesce(s.before_exact ->> n.name_then, s.before ->> n.name_then), n.recipe)
+                                      ELSE (s.previous_image -> p.name_then)::text IS DISTINCT FROM (s.before -> n.name_then)::text
+                                           OR s.previous_exact ->> p.name_then IS DISTINCT FROM s.before_exact ->> n.name_then END)
                   END
         ), live AS (
-            SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t.*) AS image
+            SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t.*) AS image, threadline.row_exact(t.*) AS exact
             FROM %1$s t
             CROSS JOIN LATERAL threadline.row_key(t.*) k
         ), compared AS (
@@ -135,18 +169,23 @@ BEGIN
                    s.op, s.id, s.transaction_id, s.statement_no, s.commit_order, s.schema_version,
                    s.is_there AS in_history, l.key IS NOT NULL AS in_table,
                    CASE WHEN s.is_there THEN %2$s END AS state_before,
-                   CASE WHEN l.key IS NULL THEN NULL WHEN s.is_there THEN %3$s ELSE l.image END AS state_after
+                   CASE WHEN s.is_there THEN %5$s END AS exact_before,
+                   CASE WHEN l.key IS NULL THEN NULL WHEN s.is_there THEN %3$s ELSE l.image END AS state_after,
+                   CASE WHEN l.key IS NULL THEN NULL WHEN s.is_there THEN %6$s ELSE l.exact END AS exact_after
             FROM (SELECT * FROM chained WHERE is_last) s
             FULL JOIN live l ON l.key = s.key
         ), verdict AS (
-            SELECT c.row_key, c.key, c.id, c.transaction_id, c.statement_no, c.commit_order, c.state_before, c.state_after,
+            SELECT c.row_key, c.key, c.id, c.transaction_id, c.statement_no, c.commit_order,
+                   threadline.shown_state(c.state_before, c.exact_before, c.exact_after) AS state_before,
+                   threadline.shown_state(c.state_after, c.exact_after, c.exact_before) AS state_after,
                    CASE WHEN c.in_history AND NOT c.in_table THEN 'missing'
                         WHEN c.in_history THEN 'different'
                         WHEN c.id IS NULL AND NOT $3 THEN 'unrecorded'
                         ELSE 'extra' END AS kind
             FROM compared c
             WHERE NOT (c.in_table IS TRUE AND c.in_history IS TRUE
-                       AND (record_image_eq(ROW(c.state_before), ROW(c.state_after)) OR c.state_before::text = c.state_after::text))
+                       AND (record_image_eq(ROW(c.state_before), ROW(c.state_after)) OR c.state_before::text = c.state_after::text)
+                       AND c.exact_before::text IS NOT DISTINCT FROM c.exact_after::text)
               AND (c.in_table OR c.in_history)
             UNION ALL
             SELECT b.*, 'discontinuous' FROM break b
@@ -173,7 +212,8 @@ BEGIN
         FROM event CROSS JOIN total
         $statement$,
         (SELECT CASE WHEN c.relkind = 'p' THEN '' ELSE 'ONLY ' END FROM pg_class c WHERE c.oid = p_relation) || p_relation,
-        coalesce(v_replayed, 's.image'), coalesce(v_live, 'l.image'), p_relation::oid::text);
+        coalesce(v_replayed, 's.image'), coalesce(v_live, 'l.image'), p_relation::oid::text,
+        coalesce(v_replayed_exact, 's.exact'), coalesce(v_live_exact, 'l.exact'));
 END
 $$;
 
@@ -250,6 +290,7 @@ $$;
 
 CREATE FUNCTION threadline.replay_check(target regclass) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_table record;
@@ -270,7 +311,16 @@ BEGIN
     INTO v_gaps
     FROM threadline.gaps_between(v_table.table_id, coalesce(v_base.since, '-infinity'), 'infinity') g;
     v_known := v_base.first_change_id IS NOT NULL AND NOT v_base.purged;
-    LOOP
+    IF threadline.is_full_row(v_table.table_id) THEN
+        IF threadline.shape_differs(v_table.table_id, v_table.relation, NULL) THEN
+            -- No change was recorded in its new shape so far.
+            v_gaps := v_gaps || '[{"reason": "shape_changed", "since_at": null, "until_at": null, "detail": null}]';
+        END IF;
+        EXECUTE threadline.counted_comparison_statement(v_table.relation)
+        INTO STRICT v_found
+        USING v_table.table_id, coalesce(v_base.first_change_id, 0), v_known, NOT v_gaps @> '[{"reason": "shape_changed"}]';
+    END IF;
+    WHILE v_found IS NULL LOOP
         BEGIN
             EXECUTE threadline.comparison_statement(v_table.table_id, v_table.relation, v_skip_retyped)
             INTO STRICT v_found
@@ -351,6 +401,6 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.replay_check(regclass) IS
-    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
+    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Of a table without a key it compares how often each row is there; after a change of its shape the verdict is unknown until the next baseline. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
 COMMENT ON FUNCTION threadline.replay_check(text, timestamptz, timestamptz, boolean, text[], text[], text) IS
     'The same for a table by name, found through the search path. Every differing row is listed, whatever stop_on_first_failure says; since, until, invariants, projections and events are for models. Errors: 42704 no such table, 0A000 an argument that a table check does not take.';

@@ -333,8 +333,8 @@ BEGIN
         WHERE n.op = 6
     LOOP
         UPDATE threadline.change_log AS c
-        SET op = 5, new_image = (SELECT r.new_image FROM threadline.recorded_change AS r
-                                 WHERE r.table_id = heir.table_id AND r.row_key = heir.row_key AND r.key = heir.key AND r.id = c.id)
+        SET (op, new_image, new_exact) = (SELECT 5, r.new_image, r.new_exact FROM threadline.recorded_change AS r
+                                          WHERE r.table_id = heir.table_id AND r.row_key = heir.row_key AND r.key = heir.key AND r.id = c.id)
         WHERE c.table_id = heir.table_id AND c.row_key = heir.row_key AND c.key = heir.key
           AND c.transaction_id = heir.transaction_id AND c.op = 6;
     END LOOP;

@@ -40,7 +40,7 @@ AS $$
     WHERE c.relnamespace = capturable_tables.schema_id AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
       AND c.relname <> ALL (capturable_tables.except_tables)
       AND EXISTS (SELECT FROM pg_index AS i
-                  WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
+                  WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident) AND threadline.is_usable_key(i))
       AND NOT EXISTS (SELECT FROM pg_depend AS d
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
       AND NOT EXISTS (SELECT FROM threadline.captured_table AS t
@@ -121,35 +121,6 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- A table captured for itself that was attached to a captured one goes on as a part of it. The rows it brings were
--- never recorded there.
-CREATE FUNCTION threadline.take_over_partitions(target regclass) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    root   CONSTANT regclass := (SELECT a.relid FROM pg_partition_ancestors(take_over_partitions.target) WITH ORDINALITY AS a (relid, n)
-                                          WHERE EXISTS (SELECT FROM threadline.captured_table AS t
-                                                        WHERE t.table_id = threadline.captured_id(a.relid) AND t.enabled)
-                                          ORDER BY a.n DESC LIMIT 1);
-    attached record;
-    has_rows boolean;
-BEGIN
-    FOR attached IN
-        SELECT p.relid, threadline.qualified_name(p.relid) AS name
-        FROM pg_partition_tree(root) AS p
-        JOIN threadline.captured_table AS t ON t.table_id = threadline.captured_id(p.relid) AND t.enabled
-        WHERE p.relid <> root
-    LOOP
-        PERFORM threadline.drop_capture(attached.relid, jsonb_build_object('captured_as', threadline.qualified_name(root)));
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', attached.name) INTO has_rows;
-        INSERT INTO threadline.gap (table_id, reason, since_at, until_at, detail)
-        SELECT threadline.captured_id(root), 'bypass', clock_timestamp(), clock_timestamp(), jsonb_build_object('attached', attached.name)
-        WHERE has_rows;
-    END LOOP;
-END
-$$;
-
 -- A captured table that is no more: its identity ends here, another of the same name is another table.
 CREATE FUNCTION threadline.end_identity(dropped_id integer, since timestamptz) RETURNS void
 LANGUAGE plpgsql
@@ -159,6 +130,7 @@ BEGIN
     UPDATE threadline.captured_table AS t
     SET relation = 0, origin = threadline.origin(), enabled = false, disabled_at = coalesce(t.disabled_at, clock_timestamp())
     WHERE t.table_id = end_identity.dropped_id;
+    DELETE FROM threadline.known_partition AS k WHERE k.table_id = end_identity.dropped_id;
     INSERT INTO threadline.gap (table_id, reason, since_at, detail)
     SELECT end_identity.dropped_id, 'trigger_dropped', end_identity.since, '{"table": "dropped"}'
     WHERE NOT EXISTS (SELECT FROM threadline.gap AS g WHERE g.table_id = end_identity.dropped_id AND g.until_at IS NULL);
@@ -175,7 +147,7 @@ AS $$
     FROM threadline.captured_table AS t
     WHERE t.enabled AND t.table_id IN (threadline.captured_id(witness_triggers.target),
                                        threadline.captured_id(threadline.captured_ancestor(witness_triggers.target)))
-      AND (EXISTS (SELECT FROM threadline.gaps_now(t.relation, t.options @> '{"fires": "always"}'))
+      AND (EXISTS (SELECT FROM threadline.gaps_now(t.table_id, t.relation, t.options @> '{"fires": "always"}'))
            OR EXISTS (SELECT FROM threadline.gap AS g WHERE g.table_id = t.table_id AND g.until_at IS NULL))
 $$;
 
@@ -189,6 +161,7 @@ AS $$
 DECLARE
     command  record;
     wanted   threadline.future_schema;
+    root     regclass;
     target   regclass;
 BEGIN
     IF TG_TAG = 'ALTER SCHEMA' THEN
@@ -205,16 +178,23 @@ BEGIN
         JOIN pg_class AS c ON c.oid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE g.tgrelid END
         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT d.in_extension
     LOOP
+        root := (SELECT a.relid
+                 FROM pg_partition_ancestors(command.target) WITH ORDINALITY AS a (relid, height)
+                 JOIN threadline.captured_table AS t ON t.table_id = threadline.captured_id(a.relid) AND t.enabled
+                 ORDER BY a.height DESC LIMIT 1);
+        IF root IS NOT NULL AND TG_TAG IN ('CREATE TABLE', 'ALTER TABLE') THEN
+            -- First, since what comes after it is seen by the event triggers in its turn.
+            PERFORM threadline.witness_partitions(root);
+            IF command.relkind = 'p' THEN
+                PERFORM threadline.take_over_partitions(root);
+            END IF;
+        END IF;
         PERFORM threadline.witness_triggers(command.target);
         CONTINUE WHEN TG_TAG NOT IN ('CREATE TABLE', 'CREATE SCHEMA', 'ALTER TABLE');
-        IF command.relkind = 'p' AND TG_TAG = 'ALTER TABLE' THEN
-            PERFORM threadline.take_over_partitions(command.target);
-        END IF;
         -- The server clones the row trigger to a new partition, but not this one.
-        PERFORM threadline.arm_partitions(a.relid)
-        FROM (SELECT coalesce(threadline.captured_ancestor(command.target), command.target) AS relid) AS a
-        JOIN threadline.captured_table AS t ON t.table_id = threadline.captured_id(a.relid) AND t.enabled
-        JOIN pg_class AS c ON c.oid = a.relid AND c.relkind = 'p';
+        IF root IS NOT NULL THEN
+            PERFORM threadline.arm_partitions(root);
+        END IF;
         wanted := threadline.registered_schema(command.relnamespace);
         CONTINUE WHEN wanted.schema_name IS NULL;
         FOR target IN
@@ -253,6 +233,9 @@ BEGIN
             PERFORM threadline.end_identity(t.table_id, clock_timestamp())
             FROM threadline.captured_table AS t
             WHERE t.relation = dropped.objid AND t.origin = threadline.origin();
+            -- One whose rows before_drop() did not record.
+            PERFORM threadline.observe_capture(k.table_id, witnessed => true)
+            FROM (SELECT DISTINCT p.table_id FROM threadline.known_partition AS p WHERE p.relation = dropped.objid) AS k;
             DELETE FROM threadline.expected_uncovered AS e WHERE e.relation = dropped.objid AND e.origin = threadline.origin();
             CONTINUE;
         END IF;
@@ -282,7 +265,8 @@ BEGIN
         SELECT w.name, w.definition, e.evtenabled
         FROM (VALUES
             ('threadline_after_ddl', 'ON ddl_command_end WHEN TAG IN (''CREATE TABLE'', ''CREATE SCHEMA'', ''ALTER TABLE'', ''ALTER SCHEMA'', ''CREATE TRIGGER'', ''ALTER TRIGGER'') EXECUTE FUNCTION threadline.after_ddl()'),
-            ('threadline_after_drop', 'ON sql_drop EXECUTE FUNCTION threadline.after_drop()')
+            ('threadline_after_drop', 'ON sql_drop EXECUTE FUNCTION threadline.after_drop()'),
+            ('threadline_before_drop', 'ON ddl_command_start WHEN TAG IN (''DROP TABLE'') EXECUTE FUNCTION threadline.before_drop()')
         ) AS w (name, definition)
         LEFT JOIN pg_event_trigger AS e ON e.evtname = w.name
     LOOP
@@ -414,5 +398,5 @@ END
 $$;
 COMMENT ON FUNCTION threadline.audit_enable_schema(name, boolean, name[]) IS
 'Puts every table of a schema under capture, as audit_enable(table) does, except those it cannot capture (no usable primary key, temporary, foreign, an extension''s), those named in except_tables and those noted by audit_expect_uncovered; audit_coverage() lists what is left and why. Returns the tables of the schema that are under capture now; partitions are covered by their parents.
-future => true also captures tables that appear later, by event trigger: created, moved into the schema, given a primary key, detached from a parent. No DDL statement fails for it. A table captured this way whose key is dropped is taken out of capture instead of refusing writes. future and except_tables are those of the last call; future => false ends it for new tables and leaves captured ones alone.
+future => true also captures tables that appear later, by event trigger: created, moved into the schema, given a primary key, detached from a parent. In the whole database it records the rows that come and go with partitions of captured tables, up to truncate_cap a partition. No DDL statement fails for it. A table captured this way whose key is dropped is taken out of capture instead of refusing writes. future and except_tables are those of the last call; future => false ends it for new tables and leaves captured ones alone.
 The caller must own the schema. Errors: 3F000 no such schema, 42501 not the owner, 42809 a system schema, 42P01 except_tables names no table (without future).';

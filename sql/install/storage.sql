@@ -15,7 +15,7 @@ CREATE TABLE threadline.captured_table (
     origin         bigint      NOT NULL,              -- system identifier of the cluster that wrote the row
     schema_name    name        NOT NULL,              -- as last recorded
     table_name     name        NOT NULL,
-    key_columns    name[]      NOT NULL,
+    key_columns    name[]      NOT NULL,              -- empty: the whole row is the key (full_row.sql)
     key_attnums    int2[]      NOT NULL,
     exclude        name[]      NOT NULL DEFAULT '{}',
     exclude_attnums int2[]     NOT NULL DEFAULT '{}',
@@ -28,9 +28,29 @@ CREATE TABLE threadline.captured_table (
     disabled_at    timestamptz,                       -- NULL while enabled
     has_deltas     boolean     NOT NULL DEFAULT false, -- was ever captured with delta images
     by_schema      boolean     NOT NULL DEFAULT false, -- put under capture with its schema: given up rather than stop writes when its key goes
+    rekeyed        boolean     NOT NULL DEFAULT false, -- once captured under other key columns: a change's are those of its shape
     mask_paths     text[]      NOT NULL DEFAULT '{}', -- paths into JSON columns, each with the number of its column
     mask_path_attnums int2[]   NOT NULL DEFAULT '{}'
 );
+
+-- The columns whose values make the digest of a row of a table without a key, as far as a change of them changes digests.
+CREATE FUNCTION threadline.digested_shape(columns jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN (SELECT coalesce(string_agg(concat_ws(' ', c.attnum::text, c.type, c.paths::text, c.placeholder), ', ' ORDER BY c.attnum), '')
+        FROM jsonb_to_recordset(digested_shape.columns) AS c (attnum smallint, type text, redact text, paths jsonb, placeholder text)
+        WHERE coalesce(c.redact, 'path') = 'path');
+
+-- What decides how a key is spelt: the key columns' types, or what makes the digest.
+CREATE FUNCTION threadline.key_shape(columns jsonb, key_columns name[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN cardinality(key_shape.key_columns) = 0 THEN ARRAY['row: ' || threadline.digested_shape(key_shape.columns)]
+       ELSE ARRAY(SELECT CASE WHEN c.type IN ('smallint', 'integer', 'bigint') THEN 'integer'
+                              WHEN c.type = 'text' OR starts_with(c.type, 'character varying') THEN 'text'
+                              WHEN starts_with(c.type, 'numeric') THEN 'numeric'
+                              ELSE c.type END
+                  FROM unnest(key_shape.key_columns) WITH ORDINALITY AS k (name, n)
+                  LEFT JOIN jsonb_to_recordset(key_shape.columns) AS c (name text, type text) ON c.name = k.name
+                  ORDER BY k.n) END;
 
 -- The shape of a table as its changes were recorded: columns [{"attnum":1,"name":"id","type":"bigint","redact":"mask"}].
 -- redact: exclude, mask, or path, with the "paths" below the column and their "placeholder".
@@ -45,7 +65,9 @@ CREATE TABLE threadline.table_version (
     from_change_id bigint    NOT NULL,
     recorded_at  timestamptz NOT NULL,
     origin       bigint      NOT NULL,                -- system identifier of the cluster that recorded it
-    first_xid    xid8        NOT NULL                 -- what was written by this xid or a later one has this shape
+    first_xid    xid8        NOT NULL,                -- what was written by this xid or a later one has this shape
+    types        jsonb       NOT NULL DEFAULT '{}',   -- labels, attributes and casts to json of the types in it, by the types' OIDs (src/catalog/definition.rs)
+    key_shape    text[]      GENERATED ALWAYS AS (threadline.key_shape(columns, key_columns)) STORED
 );
 CREATE INDEX table_version_idx ON threadline.table_version (table_id, version);
 
@@ -70,6 +92,20 @@ CREATE TABLE threadline.gap (
     detail     jsonb
 );
 CREATE INDEX gap_table_idx ON threadline.gap (table_id);
+
+-- Partitions of captured tables that ever held a row, each as it was when its first row was recorded. No unique key, as
+-- above. trigger_id is the row trigger that it got with its attachment, filenode its file then, or 0 since a recorded
+-- TRUNCATE emptied it; came_with_rows: rows were there already that no change tells of.
+CREATE TABLE threadline.known_partition (
+    table_id       integer     NOT NULL,
+    relation       regclass    NOT NULL,
+    origin         bigint      NOT NULL,
+    trigger_id     oid         NOT NULL,
+    filenode       oid         NOT NULL,
+    came_with_rows boolean     NOT NULL,
+    noted_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE INDEX known_partition_idx ON threadline.known_partition (table_id);
 
 -- When a table's triggers were last seen in order, all of them.
 CREATE TABLE threadline.trigger_check (
@@ -102,12 +138,15 @@ CREATE TABLE threadline.expected_uncovered (
 --   op: 0 truncate, 1 delete, 2 moved away, 3 snapshot, 4 insert, 5 update, 6 update with a delta. Within one statement of one
 --       transaction what leaves a key sorts before what arrives at it, so (statement_no, op, id) orders
 --       a row's changes inside a transaction, and id orders them across transactions.
---   key: the key column's text; with several key columns a JSON array of their texts.
+--   key: the key column's text; with several key columns a JSON array of their texts; with none the digest of the
+--       recorded row (digest_key in src/capture/image.rs), one for all identical rows.
 --   row_key: order-preserving summary of key, for the index; key decides equality.
 --   old_image: UPDATE the old values of changed columns (NULL: nothing changed), DELETE and TRUNCATE the whole old row.
 --   new_image: the whole new row; NULL for DELETE, TRUNCATE and moved away. In a delta only the columns that changed,
 --       and those whose values may be spelt otherwise than before (labels, attributes, names), NULL if there are none:
 --       the row is the last whole image before it with all deltas since (stored_change in views.sql).
+--   old_exact, new_exact: {"column": text} with what the type's output function makes of the values in old_image and new_image
+--       that do not read back from there: a float's -0, json, array bounds, jsonb null, composites, types with a cast to json. NULL when there are none.
 -- A TRUNCATE too large to record row by row is one row, a mark: op 0, key '', the least row_key there is, no image.
 -- A key change K -> L writes the update under L with old_key = K, and two helper rows: (table_id, K, op 2,
 -- old_key = L) "the row that bore K is now L", and (-table_id, L, op 2, old_key = K) "the row that bears L came from K".
@@ -123,7 +162,9 @@ CREATE TABLE threadline.change_log (
     key            text COLLATE "C" NOT NULL,
     old_key        text COLLATE "C",
     old_image      jsonb,
-    new_image      jsonb
+    new_image      jsonb,
+    old_exact      jsonb,
+    new_exact      jsonb
 ) PARTITION BY RANGE (captured_at);
 
 -- Indexes live on the leaves; every leaf is made LIKE this one. The default partition takes what no month's

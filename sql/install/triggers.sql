@@ -97,8 +97,37 @@ CREATE FUNCTION threadline.capture_armed(target oid, always boolean) RETURNS boo
 LANGUAGE sql STABLE
 RETURN NOT EXISTS (SELECT FROM threadline.trigger_findings(capture_armed.target, capture_armed.always));
 
--- The same as gaps, by reason. A NULL table is one that was dropped.
-CREATE FUNCTION threadline.gaps_now(target oid, always boolean) RETURNS TABLE (reason text, detail jsonb)
+-- Makes the triggers of a table, or makes them whole again; what is not of ours stays. set_firing() is for after it.
+CREATE FUNCTION threadline.arm_table(target regclass, for_schema boolean) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    target_name CONSTANT text := threadline.qualified_name(arm_table.target);
+    own_trigger name;
+BEGIN
+    IF threadline.capture_armed(arm_table.target, threadline.fires_always(arm_table.target)) THEN
+        RETURN;
+    END IF;
+    SELECT g.tgname INTO own_trigger
+    FROM pg_trigger AS g
+    WHERE g.tgrelid = arm_table.target AND g.tgfoid = 'threadline.capture_row()'::regprocedure AND g.tgparentid = 0
+    ORDER BY g.tgname
+    LIMIT 1;
+    -- Partitions get their table's row trigger under its name, and ATTACH PARTITION fails where they have one of that name.
+    -- So a name that others may get is no other table's.
+    own_trigger := coalesce(own_trigger, 'threadline_capture' || CASE
+        WHEN arm_table.for_schema OR EXISTS (SELECT FROM pg_class AS c WHERE c.oid = arm_table.target AND c.relkind = 'p')
+        THEN '_' || arm_table.target::oid ELSE '' END);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION threadline.capture_row()',
+                   own_trigger, target_name);
+    EXECUTE format('CREATE OR REPLACE TRIGGER threadline_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()', target_name);
+END
+$$;
+
+-- The same as gaps, by reason, and what else the catalogs tell: of partitions (partitions.sql), and of a table captured
+-- for itself that is recorded as a partition of another. A NULL target is a table that was dropped.
+CREATE FUNCTION threadline.gaps_now(table_id integer, target oid, always boolean) RETURNS TABLE (reason text, detail jsonb)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -108,19 +137,38 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY
-    SELECT f.reason, jsonb_build_object('findings', jsonb_agg(jsonb_build_object(
-               'table', threadline.qualified_name(f.relation), 'trigger', f.capture, 'state', f.state)))
-    FROM threadline.trigger_findings(gaps_now.target, gaps_now.always) AS f
+    SELECT f.reason, jsonb_build_object('findings', jsonb_agg(f.finding))
+    FROM (
+        SELECT t.reason, jsonb_build_object('table', threadline.qualified_name(t.relation), 'trigger', t.capture, 'state', t.state)
+        FROM threadline.trigger_findings(gaps_now.target, gaps_now.always) AS t
+        UNION ALL
+        SELECT 'bypass', jsonb_build_object('partition', coalesce(threadline.qualified_name(p.relation), p.relation::text), 'state', p.state)
+        FROM threadline.partition_findings(gaps_now.table_id, gaps_now.target) AS p
+    ) AS f (reason, finding)
     GROUP BY f.reason;
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = gaps_now.target AND c.relispartition) THEN
+        RETURN QUERY
+        SELECT 'disabled', jsonb_build_object('captured_as', threadline.qualified_name(t.relation))
+        FROM pg_partition_ancestors(gaps_now.target) WITH ORDINALITY AS a (relid, height)
+        JOIN threadline.readable_table AS t ON t.relation = a.relid AND t.enabled
+        WHERE a.relid <> gaps_now.target
+        ORDER BY a.height DESC
+        LIMIT 1;
+    ELSIF EXISTS (SELECT FROM threadline.readable_partition AS k
+                  WHERE k.relation = gaps_now.target AND k.table_id <> gaps_now.table_id
+                    AND k.noted_at > (SELECT max(b.taken_at) FROM threadline.readable_baseline AS b WHERE b.table_id = gaps_now.table_id)) THEN
+        -- It was one, unseen, and written as one.
+        RETURN QUERY VALUES ('bypass', '{"findings": [{"state": "was_partition"}]}'::jsonb);
+    END IF;
 END
 $$;
 
-CREATE FUNCTION threadline.note_intact(table_id integer) RETURNS void
+CREATE FUNCTION threadline.note_intact(table_id integer, intact_at timestamptz) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    INSERT INTO threadline.trigger_check AS k (table_id, intact_at) VALUES (note_intact.table_id, clock_timestamp())
+    INSERT INTO threadline.trigger_check AS k (table_id, intact_at) VALUES (note_intact.table_id, note_intact.intact_at)
     ON CONFLICT ON CONSTRAINT trigger_check_pkey DO UPDATE SET intact_at = greatest(k.intact_at, excluded.intact_at);
 END
 $$;
@@ -137,7 +185,7 @@ SELECT t.table_id,
                  WHERE n.table_id = t.table_id)) AS intact_at
 FROM threadline.captured_table AS t;
 
--- Whether changes went unrecorded since the state of a table was last recorded as a whole.
+-- Whether changes went unrecorded, or away, since the state of a table was last recorded as a whole.
 CREATE FUNCTION threadline.gap_since_baseline(table_id integer) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -145,7 +193,11 @@ AS $$
     SELECT EXISTS (
         SELECT FROM threadline.gap AS g
         WHERE g.table_id = gap_since_baseline.table_id AND g.reason <> 'not_yet_enabled'
-          AND coalesce(g.until_at, 'infinity') > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = g.table_id))
+          AND coalesce(g.until_at, 'infinity') > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = g.table_id)
+        UNION ALL
+        SELECT FROM threadline.purge_watermark AS w
+        WHERE w.table_id = gap_since_baseline.table_id
+          AND w.purged_before > (SELECT max(b.taken_at) FROM threadline.baseline AS b WHERE b.table_id = w.table_id))
 $$;
 
 -- Compares the triggers of one captured table, or of all, with what they should be: opens a gap where changes are
@@ -175,24 +227,28 @@ BEGIN
         -- Whoever holds it is changing or observing it.
         FOR UPDATE OF c SKIP LOCKED
     LOOP
-        SELECT coalesce(jsonb_object_agg(f.reason, f.detail), '{}') INTO found_wrong FROM threadline.gaps_now(t.relation, t.always) AS f;
+        SELECT coalesce(jsonb_object_agg(f.reason, f.detail), '{}') INTO found_wrong FROM threadline.gaps_now(t.table_id, t.relation, t.always) AS f;
         UPDATE threadline.gap AS g SET until_at = seen
         WHERE g.table_id = t.table_id AND g.until_at IS NULL AND g.detail ? 'observed_at' AND NOT found_wrong ? g.reason;
         IF FOUND THEN
             closed := closed || t.name;
         END IF;
         IF found_wrong = '{}' THEN
-            PERFORM threadline.note_intact(t.table_id);
+            PERFORM threadline.note_intact(t.table_id, seen);
             CONTINUE;
         END IF;
-        began := NULL;
         FOR defect IN
             SELECT d.key AS reason, d.value AS detail
             FROM jsonb_each(found_wrong) AS d
             WHERE NOT EXISTS (SELECT FROM threadline.gap AS g
                               WHERE g.table_id = t.table_id AND g.reason = d.key AND g.until_at IS NULL)
         LOOP
-            began := coalesce(began, CASE WHEN observe_capture.witnessed THEN seen END, (SELECT i.intact_at FROM threadline.last_intact AS i WHERE i.table_id = t.table_id));
+            -- A recorded change proves that triggers fire, not that no partition came or went before it.
+            began := CASE WHEN observe_capture.witnessed THEN seen
+                          WHEN defect.reason = 'bypass'
+                          THEN (SELECT greatest(c.enabled_at, k.intact_at) FROM threadline.captured_table AS c
+                                LEFT JOIN threadline.trigger_check AS k ON k.table_id = c.table_id WHERE c.table_id = t.table_id)
+                          ELSE (SELECT i.intact_at FROM threadline.last_intact AS i WHERE i.table_id = t.table_id) END;
             INSERT INTO threadline.gap (table_id, reason, since_at, detail)
             VALUES (t.table_id, defect.reason, began, defect.detail || jsonb_build_object('observed_at', seen));
             opened := opened || t.name;
@@ -215,6 +271,7 @@ BEGIN
     -- First, so that nobody who watches takes the triggers for lost.
     UPDATE threadline.captured_table AS t SET enabled = false, disabled_at = ended WHERE t.table_id = stopped_id AND t.enabled;
     IF FOUND THEN
+        DELETE FROM threadline.known_partition AS k WHERE k.table_id = stopped_id;
         UPDATE threadline.gap AS g SET until_at = ended WHERE g.table_id = stopped_id AND g.until_at IS NULL;
         INSERT INTO threadline.gap (table_id, reason, since_at, detail) VALUES (stopped_id, 'disabled', ended, drop_capture.detail);
     END IF;

@@ -2,28 +2,30 @@
 
 -- The server clones row triggers to partitions, but not this one. TRUNCATE of a partitioned table fires those of its
 -- leaves too; each leaf then records itself.
-CREATE FUNCTION threadline.arm_partitions(target regclass) RETURNS void
+CREATE FUNCTION threadline.arm_partition(leaf regclass) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    leaf regclass;
 BEGIN
-    FOR leaf IN
-        SELECT p.relid
-        FROM pg_partition_tree(arm_partitions.target) AS p
-        JOIN pg_class AS c ON c.oid = p.relid AND c.relkind = 'r'
-        WHERE p.relid <> arm_partitions.target
-          AND NOT EXISTS (SELECT FROM pg_trigger AS g
-                          WHERE g.tgrelid = p.relid AND g.tgfoid = 'threadline.capture_truncate()'::regprocedure)
-    LOOP
+    IF NOT EXISTS (SELECT FROM pg_trigger AS g
+                   WHERE g.tgrelid = arm_partition.leaf AND g.tgfoid = 'threadline.capture_truncate()'::regprocedure) THEN
         EXECUTE format('CREATE TRIGGER threadline_truncate_leaf BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION threadline.capture_truncate()',
-                       threadline.qualified_name(leaf));
-        IF threadline.fires_always(arm_partitions.target) THEN
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER threadline_truncate_leaf', threadline.qualified_name(leaf));
+                       threadline.qualified_name(arm_partition.leaf));
+        IF threadline.fires_always(threadline.captured_ancestor(arm_partition.leaf)) THEN
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER threadline_truncate_leaf', threadline.qualified_name(arm_partition.leaf));
         END IF;
-    END LOOP;
+    END IF;
 END
+$$;
+
+CREATE FUNCTION threadline.arm_partitions(target regclass) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT threadline.arm_partition(p.relid)
+    FROM pg_partition_tree(arm_partitions.target) AS p
+    JOIN pg_class AS c ON c.oid = p.relid AND c.relkind = 'r'
+    WHERE p.relid <> arm_partitions.target
 $$;
 
 -- Takes those triggers from tables that are no captured table's leaves any more.
@@ -42,35 +44,6 @@ BEGIN
     LOOP
         EXECUTE format('DROP TRIGGER threadline_truncate_leaf ON %s', threadline.qualified_name(former));
     END LOOP;
-END
-$$;
-
--- Both, as far as no lock stands in the way.
-CREATE FUNCTION threadline.follow_partitions() RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '300ms'
-AS $$
-DECLARE
-    captured regclass;
-BEGIN
-    FOR captured IN
-        SELECT t.relation
-        FROM threadline.captured_table AS t JOIN pg_class AS c ON c.oid = t.relation AND c.relkind = 'p'
-        WHERE t.enabled
-        ORDER BY t.table_id
-    LOOP
-        BEGIN
-            PERFORM threadline.arm_partitions(captured);
-        EXCEPTION WHEN lock_not_available OR deadlock_detected OR undefined_table THEN
-            CONTINUE;
-        END;
-    END LOOP;
-    BEGIN
-        PERFORM threadline.disarm_partitions();
-    EXCEPTION WHEN lock_not_available OR deadlock_detected OR undefined_table THEN
-        RETURN;
-    END;
 END
 $$;
 

@@ -20,7 +20,7 @@ CREATE TYPE threadline.audit_change_row AS (
 COMMENT ON TYPE threadline.audit_change_row IS 'One recorded change of one row.';
 COMMENT ON COLUMN threadline.audit_change_row.id IS 'Orders the changes of a row across transactions; inside one transaction (statement_no, id) does.';
 COMMENT ON COLUMN threadline.audit_change_row.table_name IS 'The table''s name now; the last known one if it was dropped. A partition''s change carries the partitioned table''s name.';
-COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}. NULL for a truncate that stands for every row of the table.';
+COMMENT ON COLUMN threadline.audit_change_row.table_pk IS 'Key of the row after the change, as text values: {"id":"123"}; {"full_row":"<digest>"}, the same for identical rows, in a table without a key. NULL for a truncate that stands for every row of the table.';
 COMMENT ON COLUMN threadline.audit_change_row.old_pk IS 'Key before an update that changed it, else NULL.';
 COMMENT ON COLUMN threadline.audit_change_row.op IS 'insert, update, delete, truncate, or snapshot (the row as it was when a baseline was taken).';
 COMMENT ON COLUMN threadline.audit_change_row.changed_fields IS 'Updates: names of the changed columns, sorted; NULL when nothing changed, and for every other op.';
@@ -60,6 +60,8 @@ COMMENT ON COLUMN threadline.audit_transaction_row.occurred_at IS 'Time of the f
 COMMENT ON COLUMN threadline.audit_transaction_row.committed_at IS 'Stamped when the transaction commits; what "as of" goes by. NULL until then.';
 COMMENT ON COLUMN threadline.audit_transaction_row.actor_ref IS 'Who the application says it acted for; session_user_name is who the server knows it was.';
 COMMENT ON COLUMN threadline.audit_transaction_row.action_id IS 'The last action recorded in the transaction.';
+COMMENT ON COLUMN threadline.audit_transaction_row.context IS 'What the setting threadline.context says. Under from_comment the columns that a statement''s sqlcommenter comment filled, the settings being empty: correlation_id (the trace id of traceparent), source (application).';
+COMMENT ON COLUMN threadline.audit_transaction_row.statements IS 'What made the changes, statements that are alike in one entry: see audit_statements(). NULL when every statement was a plain INSERT, UPDATE, DELETE or TRUNCATE of the client''s, as its changes'' op says.';
 COMMENT ON COLUMN threadline.audit_transaction_row.origin IS 'System identifier of the cluster that ran it. Compare xid and snapshot only within one origin.';
 
 CREATE FUNCTION threadline.op_name(op smallint) RETURNS text
@@ -81,6 +83,8 @@ RETURN CASE
     WHEN key_object.key IS NULL THEN NULL
     WHEN pg_catalog.cardinality(key_object.key_columns) = 1
         THEN pg_catalog.jsonb_build_object(key_object.key_columns[1], key_object.key)
+    WHEN pg_catalog.cardinality(key_object.key_columns) = 0
+        THEN pg_catalog.jsonb_build_object('full_row', key_object.key)
     ELSE threadline.composite_key_object(key_object.key_columns, key_object.key)
 END;
 
@@ -104,7 +108,8 @@ SELECT t.table_id,
        t.options,
        t.enabled,
        t.enabled_at,
-       t.disabled_at
+       t.disabled_at,
+       t.rekeyed
 FROM threadline.captured_table t
 LEFT JOIN LATERAL (
     SELECT c.oid, c.relkind, c.relname, n.nspname
@@ -118,25 +123,33 @@ WHERE pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT'
        AND pg_catalog.has_table_privilege(live.oid, 'SELECT')
        AND NOT pg_catalog.row_security_active(live.oid));
 
--- What a row is after one more change: a whole image replaces what was there, a delta adds to it.
-CREATE FUNCTION threadline.apply_image(state jsonb, is_whole boolean, image jsonb) RETURNS jsonb
+-- The exact texts of an image after columns of it were replaced: those of the columns given (the keys of an image) are the given ones.
+CREATE FUNCTION threadline.replace_exact(exact jsonb, image jsonb, replacing jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN apply_image.is_whole THEN apply_image.image
-            WHEN apply_image.image IS NULL THEN apply_image.state
-            ELSE apply_image.state OPERATOR(pg_catalog.||) apply_image.image END;
+RETURN CASE WHEN replace_exact.exact IS NULL THEN replace_exact.replacing
+            ELSE nullif((replace_exact.exact OPERATOR(pg_catalog.-) ARRAY(SELECT pg_catalog.jsonb_object_keys(replace_exact.image)))
+                        OPERATOR(pg_catalog.||) coalesce(replace_exact.replacing, '{}'), '{}') END;
 
-CREATE AGGREGATE threadline.applied_images(is_whole boolean, image jsonb) (
-    SFUNC = threadline.apply_image, STYPE = jsonb, PARALLEL = SAFE
+-- What a row is after one more change, image and exact texts: a whole image replaces what was there, a delta adds to it.
+CREATE FUNCTION threadline.apply_image(state jsonb[], is_whole boolean, image jsonb, exact jsonb) RETURNS jsonb[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN apply_image.is_whole THEN ARRAY[apply_image.image, apply_image.exact]
+            WHEN apply_image.image IS NULL THEN apply_image.state
+            ELSE ARRAY[apply_image.state[1] OPERATOR(pg_catalog.||) apply_image.image,
+                       threadline.replace_exact(apply_image.state[2], apply_image.image, apply_image.exact)] END;
+
+CREATE AGGREGATE threadline.applied_images(is_whole boolean, image jsonb, exact jsonb) (
+    SFUNC = threadline.apply_image, STYPE = jsonb[], PARALLEL = SAFE
 );
 
 -- Not granted: the log as stored, with what is still in the session's buffer.
 CREATE VIEW threadline.stored_change AS
 SELECT l.id, l.captured_at, l.row_key, l.transaction_id, l.table_id, l.statement_no, l.schema_version, l.op,
-       l.key, l.old_key, l.old_image, l.new_image
+       l.key, l.old_key, l.old_image, l.new_image, l.old_exact, l.new_exact
 FROM threadline.change_log l
 UNION ALL
 SELECT p.id, p.captured_at, p.row_key, p.transaction_id, p.table_id, p.statement_no, p.schema_version, p.op,
-       p.key, p.old_key, p.old_image, p.new_image
+       p.key, p.old_key, p.old_image, p.new_image, p.old_exact, p.new_exact
 FROM threadline.pending_changes() p;
 
 -- Not granted: the same with whole images, named, before anybody's quals.
@@ -148,8 +161,27 @@ CREATE VIEW threadline.recorded_change AS
 SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement_no, c.schema_version,
        CASE WHEN c.op = 6 THEN 5::smallint ELSE c.op END AS op,
        c.key, c.old_key, c.old_image,
-       CASE WHEN c.op <> 6 THEN c.new_image ELSE (
-           SELECT threadline.applied_images(s.op <> 6, s.new_image ORDER BY s.last_id, s.statement_no, s.op, s.id)
+       CASE WHEN c.op <> 6 THEN c.new_image ELSE d.state[1] END AS new_image,
+       t.table_schema,
+       t.table_name,
+       CASE WHEN t.rekeyed THEN (SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1) ELSE t.key_columns END AS key_columns,
+       -- A mark's key is no row's. The key columns of then are looked up only where they were others.
+       CASE WHEN c.op = 0 AND c.old_image IS NULL THEN NULL
+            WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.key)
+            ELSE threadline.key_object(t.key_columns, c.key) END AS table_pk,
+       CASE WHEN c.op <> 5 THEN NULL
+            WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.old_key)
+            ELSE threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
+       threadline.op_name(c.op) AS op_name,
+       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields,
+       c.old_exact,
+       CASE WHEN c.op <> 6 THEN c.new_exact ELSE d.state[2] END AS new_exact
+FROM threadline.stored_change c
+JOIN threadline.readable_table t ON t.table_id = c.table_id
+-- OFFSET 0, so that the two are made of one reading.
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN c.op = 6 THEN (
+           SELECT threadline.applied_images(s.op <> 6, s.new_image, s.new_exact ORDER BY s.last_id, s.statement_no, s.op, s.id)
            FROM (
                SELECT b.*, max(b.id) OVER (PARTITION BY b.transaction_id) AS last_id
                FROM threadline.stored_change b
@@ -175,17 +207,9 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
                          ORDER BY n.id LIMIT 1), 9223372036854775807)
            ) s
            WHERE s.transaction_id <> c.transaction_id OR (s.statement_no, s.op, s.id) <= (c.statement_no, c.op, c.id)
-       ) END AS new_image,
-       t.table_schema,
-       t.table_name,
-       t.key_columns,
-       -- A mark's key is no row's.
-       CASE WHEN c.op > 0 OR c.old_image IS NOT NULL THEN threadline.key_object(t.key_columns, c.key) END AS table_pk,
-       CASE WHEN c.op = 5 THEN threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
-       threadline.op_name(c.op) AS op_name,
-       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields
-FROM threadline.stored_change c
-JOIN threadline.readable_table t ON t.table_id = c.table_id;
+       ) END AS state
+    OFFSET 0
+) d;
 
 CREATE VIEW threadline.readable_change WITH (security_barrier) AS
 SELECT * FROM threadline.recorded_change;
@@ -210,10 +234,24 @@ FROM (
 ) c
 JOIN threadline.readable_table t ON t.table_id = -c.table_id;
 
+CREATE FUNCTION threadline.statements_without_text(statements jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT pg_catalog.jsonb_agg(e.value OPERATOR(pg_catalog.-) 'text' ORDER BY e.n)
+        FROM pg_catalog.jsonb_array_elements(statements_without_text.statements) WITH ORDINALITY AS e (value, n));
+
+-- What a statement's text says of a table is for those who may read every table's history.
 CREATE VIEW threadline.readable_transaction AS
-SELECT l.* FROM threadline.transaction_log l
-UNION ALL
-SELECT p.* FROM threadline.pending_transaction() p;
+SELECT x.id, x.commit_no, x.started_at, x.occurred_at, x.committed_at, x.origin, x.xid, x.change_count, x.backend_pid, x.prepared,
+       x.action_id, x.change_ids, x.snapshot, x.session_user_name, x.current_user_name, x.application_name, x.client_addr,
+       x.actor_ref, x.correlation_id, x.request_id, x.job_id, x.source, x.context,
+       CASE WHEN x.statements OPERATOR(pg_catalog.@?) '$[*].text'
+                 AND NOT pg_catalog.has_table_privilege('threadline.change_log'::regclass, 'SELECT')
+            THEN threadline.statements_without_text(x.statements) ELSE x.statements END AS statements
+FROM (
+    SELECT l.* FROM threadline.transaction_log l
+    UNION ALL
+    SELECT p.* FROM threadline.pending_transaction() p
+) x;
 
 CREATE VIEW threadline.readable_action AS
 SELECT * FROM threadline.action_log;
@@ -227,6 +265,14 @@ SELECT b.table_id, b.first_change_id, b.transaction_id, b.row_count, b.taken_at,
 FROM threadline.baseline b
 JOIN threadline.readable_table t ON t.table_id = b.table_id
 LEFT JOIN threadline.readable_transaction x ON x.id = b.transaction_id;
+
+-- Whether rows have the key they had after their key columns became of other types: integers and uuids are spelt the
+-- same as text, and found in the same place (plain in src/capture/row_key.rs).
+CREATE FUNCTION threadline.keeps_keys(before text[], after text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN NOT EXISTS (SELECT FROM unnest(before, after) AS k (b, a)
+                   WHERE a IS DISTINCT FROM b
+                     AND NOT coalesce(b = 'integer' AND a IN ('numeric', 'text') OR b = 'uuid' AND a = 'text', false));
 
 -- What the catalogs show to be wrong now is a gap whether or not anybody has looked before: see observe_capture.
 CREATE VIEW threadline.readable_gap WITH (security_barrier) AS
@@ -244,16 +290,33 @@ JOIN threadline.readable_table t ON t.table_id = w.table_id
 UNION ALL
 SELECT t.table_id, t.table_schema, t.table_name, f.reason, greatest(t.enabled_at, k.intact_at), 'infinity'::timestamptz, f.detail
 FROM threadline.readable_table t
-CROSS JOIN LATERAL threadline.gaps_now(t.relation, t.options @> '{"fires": "always"}') f
+CROSS JOIN LATERAL threadline.gaps_now(t.table_id, t.relation, t.options @> '{"fires": "always"}') f
 LEFT JOIN threadline.trigger_check k ON k.table_id = t.table_id
 WHERE t.enabled
-  AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL);
+  AND NOT EXISTS (SELECT FROM threadline.gap g WHERE g.table_id = t.table_id AND g.reason = f.reason AND g.until_at IS NULL)
+UNION ALL
+-- The recorded keys of one row before and after a change of shape do not meet: digests (full_row.sql), or keys that are
+-- spelt otherwise now.
+SELECT t.table_id, t.table_schema, t.table_name, 'shape_changed', s.recorded_at,
+       coalesce((SELECT min(b.taken_at) FROM threadline.baseline b WHERE b.table_id = t.table_id AND b.first_change_id > s.from_change_id), 'infinity'),
+       jsonb_build_object('schema_version', s.version)
+FROM threadline.readable_table t
+CROSS JOIN LATERAL (
+    SELECT v.version, v.from_change_id, v.recorded_at, v.key_shape, pg_catalog.cardinality(v.key_columns) AS key_length,
+           lag(v.key_shape) OVER w AS shape_before, lag(pg_catalog.cardinality(v.key_columns)) OVER w AS length_before
+    FROM threadline.table_version v
+    WHERE v.table_id = t.table_id
+    WINDOW w AS (ORDER BY v.version, v.from_change_id)
+) s
+-- Under another key there is always a new baseline.
+WHERE s.key_length = s.length_before
+  AND CASE WHEN s.key_shape = s.shape_before THEN false ELSE NOT threadline.keeps_keys(s.shape_before, s.key_shape) END;
 
 -- Two sessions may have recorded the same version: see table_version.
 CREATE VIEW threadline.readable_version WITH (security_barrier) AS
 SELECT DISTINCT ON (v.table_id, v.version)
        v.table_id, t.table_schema, t.table_name, v.version, v.columns, v.key_columns, v.schema_name, v.table_name AS name_then,
-       v.from_change_id, v.recorded_at
+       v.from_change_id, v.recorded_at, v.types
 FROM threadline.table_version v
 JOIN threadline.readable_table t ON t.table_id = v.table_id
 ORDER BY v.table_id, v.version, v.from_change_id, v.recorded_at;
@@ -306,10 +369,10 @@ LEFT JOIN LATERAL (
     SELECT max(s.taken_at) AS baseline_at FROM threadline.baseline s WHERE s.table_id = t.table_id
 ) b ON true;
 COMMENT ON VIEW threadline.audit_tables IS
-    'Tables under capture, now or once (enabled false): key and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
+    'Tables under capture, now or once (enabled false): key (empty: the whole row) and redacted columns, options, when capture began and ended, the first change recorded, the newest baseline. relation is NULL for a dropped table.';
 
 CREATE VIEW threadline.audit_gaps WITH (security_barrier) AS
 SELECT g.table_schema, g.table_name, g.reason, g.since_at, g.until_at, g.detail
 FROM threadline.readable_gap g;
 COMMENT ON VIEW threadline.audit_gaps IS
-    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass, purged, warn_on_error. until_at infinity: still so.';
+    'Intervals [since_at, until_at) in which a table''s changes were not recorded or are gone, and why: not_yet_enabled, disabled, replica_role, trigger_dropped, bypass (detail: a partition that came, went or was rewritten, or a trigger that leaves changes out), purged, warn_on_error, shape_changed (the keys recorded before and after cannot be matched until the next baseline: of a table without a key, or whose key columns are of other types). until_at infinity: still so.';

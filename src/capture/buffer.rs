@@ -11,7 +11,9 @@ use super::image::{Encoded, op};
 use super::loss::{self, Loss};
 use super::ranges::Ranges;
 use super::{cost, log};
+use crate::context::cause::{self, Asked};
 use crate::context::identity;
+use crate::context::statement::Statements;
 use crate::error::Error;
 use crate::pg::direct_insert::MAX_BATCH;
 use crate::pg::subtransaction::survive;
@@ -34,6 +36,8 @@ pub struct Pending {
     pub old_key: Option<Range<usize>>,
     pub old_image: Option<Range<usize>>,
     pub new_image: Option<Range<usize>>,
+    pub old_exact: Option<Range<usize>>,
+    pub new_exact: Option<Range<usize>>,
 }
 
 impl Pending {
@@ -49,8 +53,8 @@ impl Pending {
 
     /// What its keys and images take.
     pub fn variable_bytes(&self) -> usize {
-        let optional = [&self.old_key, &self.old_image, &self.new_image].into_iter().flatten();
-        self.key.len() + optional.map(Range::len).sum::<usize>()
+        let optional = [&self.old_key, &self.old_image, &self.new_image, &self.old_exact, &self.new_exact];
+        self.key.len() + optional.into_iter().flatten().map(Range::len).sum::<usize>()
     }
 }
 
@@ -87,6 +91,7 @@ struct Level {
     /// The last statement that captured something, and the snapshot it saw.
     statement_no: Option<i32>,
     snapshot: Option<Vec<u8>>,
+    statements: Statements,
     batch: Batch,
     /// Changes written to the log.
     written: i64,
@@ -114,9 +119,12 @@ impl Level {
                 old_key: row.old_key.map(moved),
                 old_image: row.old_image.map(moved),
                 new_image: row.new_image.map(moved),
+                old_exact: row.old_exact.map(moved),
+                new_exact: row.new_exact.map(moved),
                 ..row
             }));
         }
+        self.statements.absorb(child.statements);
         self.written += child.written;
         self.ranges.extend(&child.ranges);
         if child.statement_no.is_some() {
@@ -159,6 +167,7 @@ pub struct Summary {
     pub changes: i64,
     pub ranges: Ranges,
     pub snapshot: Option<Vec<u8>>,
+    pub statements: Statements,
     pub action: Option<Uuid>,
     /// Whether the transaction may not commit without its row.
     pub strict: bool,
@@ -221,6 +230,7 @@ pub struct Place {
     pub table_id: i32,
     pub schema_version: i32,
     pub statement_no: i32,
+    pub asked: Asked,
     /// The change may be lost rather than fail the write.
     pub tolerant: bool,
 }
@@ -231,15 +241,17 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
     let captured_at = types::now();
     // A key change adds two rows, and a batch shares one block of ids.
     let room_for = if encoded.old_key.is_some() { 3 } else { 1 };
-    let (full, new_statement) = with_transaction(|transaction| {
+    let (full, new_statement, is_known) = with_transaction(|transaction| {
         transaction.occurred_at.get_or_insert(captured_at);
         let level = transaction.level(subtransaction);
-        (level.batch.is_full(room_for), level.statement_no != Some(place.statement_no))
+        let new_statement = level.statement_no != Some(place.statement_no);
+        (level.batch.is_full(room_for), new_statement, level.statements.knows(place.statement_no))
     });
     if full {
         flush()?;
     }
     let snapshot = if new_statement { xact::active_snapshot() } else { None };
+    let what = (!is_known).then(|| cause::of_statement(place.statement_no, place.asked));
     let at_once = with_transaction(|transaction| {
         // See is_too_much_together: of a savepoint with such changes nothing is written when it is released.
         let crowded = place.tolerant && transaction.level_below(subtransaction).is_some_and(|l| l.batch.is_full(0));
@@ -254,6 +266,10 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
             level.statement_no = Some(place.statement_no);
             level.snapshot = snapshot;
         }
+        if let Some(what) = what {
+            level.statements.begin(place.statement_no, what);
+        }
+        level.statements.count(place.statement_no, op::command(encoded.op));
         let batch = &mut level.batch;
         let shift = batch.bytes.len().next_multiple_of(8);
         batch.bytes.resize(shift, 0);
@@ -269,8 +285,10 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
             op: encoded.op,
             key: moved(encoded.key.text),
             old_key: encoded.old_key.as_ref().map(|old| moved(old.text.clone())),
-            old_image: encoded.old_image.map(moved),
-            new_image: encoded.new_image.map(moved),
+            old_image: encoded.old.as_ref().map(|image| moved(image.json.clone())),
+            new_image: encoded.new.as_ref().map(|image| moved(image.json.clone())),
+            old_exact: encoded.old.and_then(|image| image.exact).map(moved),
+            new_exact: encoded.new.and_then(|image| image.exact).map(moved),
         };
         if let (Some(old), Some(old_text)) = (&encoded.old_key, &row.old_key) {
             // See threadline.change_log in storage.sql: where the row went, and where it came from.
@@ -282,6 +300,8 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
                 old_key: Some(other.clone()),
                 old_image: None,
                 new_image: None,
+                old_exact: None,
+                new_exact: None,
                 ..row.clone()
             };
             let gone = helper(place.table_id, old.row_key, old_text, &row.key);
@@ -375,13 +395,25 @@ fn write_what_can_be(id: &Uuid, batch: &mut Batch, tolerant: &[i32], ids: &mut I
             if is_known_to_fail { Err(refusal.clone()) } else { survive(|| write(id, &mut rows, &batch.bytes, ids)) };
         match outcome {
             Ok(()) => written.append(&mut rows),
-            Err(refusal) => loss::note_rows(table_id, refusal, &rows),
+            Err(refusal) => {
+                uncount(&rows);
+                loss::note_rows(table_id, refusal, &rows);
+            }
         }
         is_known_to_fail = false;
         rest = others;
     }
     batch.rows = written;
     Ok(())
+}
+
+/// What statements changed is told without the changes that were lost.
+fn uncount(rows: &[Pending]) {
+    let subtransaction = xact::current_subtransaction();
+    with_transaction(|transaction| {
+        let statements = &mut transaction.level(subtransaction).statements;
+        rows.iter().filter(|row| row.counts()).for_each(|row| statements.uncount(row.statement_no));
+    });
 }
 
 /// Takes note of what could not be recorded; whether it is the first of its kind in this subtransaction.
@@ -458,6 +490,7 @@ pub fn summary() -> Option<Summary> {
             changes: 0,
             ranges: Ranges::default(),
             snapshot: None,
+            statements: Statements::default(),
             action: None,
             strict: false,
             tolerant: Vec::new(),
@@ -468,6 +501,7 @@ pub fn summary() -> Option<Summary> {
             summary.ranges.extend(&level.ranges);
             level.batch.rows.iter().filter(|row| row.id != 0).for_each(|row| summary.ranges.add(row.id, row.id + 1));
             summary.snapshot = level.snapshot.clone().or(summary.snapshot);
+            summary.statements.absorb(level.statements.clone());
             summary.action = level.action.or(summary.action);
             noteworthy |= level.noteworthy || !level.losses.is_empty();
             summary.strict |= level.strict;

@@ -10,7 +10,7 @@ use super::mask::Masking;
 use super::row_key::Part;
 use crate::pg::canonical::{Output, ToJsonb};
 use crate::pg::datum::{Storage, Value};
-use crate::pg::types::{self, JsonForm};
+use crate::pg::types::{self, JsonForm, Structure};
 
 /// How a column's values are written, chosen once per plan by the column's type.
 pub enum Encoder {
@@ -34,15 +34,21 @@ pub enum Encoder {
     Output(Output),
     /// What jsonb makes of the text, or where it cannot hold it the text as a string.
     Json(ToJsonb),
-    /// The same with parts that are hidden.
+    /// The same with parts that are hidden. Of a JSON null alone there is an exact text: any other would show them.
     MaskedJsonb(Rc<Masking>),
     MaskedJson(ToJsonb, Rc<Masking>),
     /// Composite types, and types with a cast to json of their own.
-    Server(ToJsonb),
+    Server(ToJsonb, Output),
 }
 
 /// An array's elements.
 pub struct Elements {
+    /// The output function of the array.
+    output: Output,
+    /// The JSON form of some elements cannot be told from another array, or does not keep what they are.
+    lossy: bool,
+    /// Parts of the elements are hidden, which the array's text would show.
+    masked: bool,
     type_oid: pg_sys::Oid,
     storage: Storage,
     align: core::ffi::c_char,
@@ -69,18 +75,34 @@ impl Encoder {
             base => match types::json_form(base) {
                 JsonForm::Array(element) => Encoder::for_array(type_oid, element),
                 JsonForm::Text => Encoder::Output(Output::for_type(base)),
-                JsonForm::Special => Encoder::Server(ToJsonb::for_type(type_oid)),
+                JsonForm::Special => Encoder::for_server(type_oid),
             },
         }
+    }
+
+    fn for_server(type_oid: pg_sys::Oid) -> Encoder {
+        Encoder::Server(ToJsonb::for_type(type_oid), Output::for_type(type_oid))
     }
 
     fn for_array(type_oid: pg_sys::Oid, element: pg_sys::Oid) -> Encoder {
         match Encoder::for_type(element) {
             // One call for the whole array.
-            Encoder::Server(_) => Encoder::Server(ToJsonb::for_type(type_oid)),
+            Encoder::Server(..) => Encoder::for_server(type_oid),
             encoder => {
                 let (storage, align) = types::storage_of(element);
-                Encoder::Array(Box::new(Elements { type_oid: element, storage, align, encoder }))
+                let output = Output::for_type(type_oid);
+                // Of labels the text is kept because they may be renamed: `history::respelling` reads it.
+                let lossy = matches!(encoder, Encoder::Json(_) | Encoder::Jsonb | Encoder::Array(_))
+                    || types::structure(element) == Structure::Enum;
+                Encoder::Array(Box::new(Elements {
+                    output,
+                    lossy,
+                    masked: false,
+                    type_oid: element,
+                    storage,
+                    align,
+                    encoder,
+                }))
             }
         }
     }
@@ -93,7 +115,7 @@ impl Encoder {
             Encoder::Array(elements) => {
                 let elements = *elements;
                 let encoder = elements.encoder.masking(masking)?;
-                Encoder::Array(Box::new(Elements { encoder, ..elements }))
+                Encoder::Array(Box::new(Elements { encoder, masked: true, ..elements }))
             }
             _ => return None,
         })
@@ -102,15 +124,15 @@ impl Encoder {
     /// Whether values of a column of the type depend on the output settings.
     pub fn needs_settings(&self, type_oid: pg_sys::Oid) -> bool {
         match self {
-            Encoder::Server(_) => true,
+            Encoder::Server(..) => true,
             Encoder::Output(_) => !types::text_is_fixed(type_oid),
             Encoder::Array(elements) => elements.encoder.needs_settings(elements.type_oid),
             _ => false,
         }
     }
 
-    /// Appends the value to an image and says what it is there.
-    pub fn append(&self, value: Value, out: &mut Vec<u8>) -> u32 {
+    /// Appends the value to an image and says what it is there. Sets `lossy` when that does not read back to the value.
+    pub fn append(&self, value: Value, out: &mut Vec<u8>, lossy: &mut bool) -> u32 {
         match self {
             Encoder::Bool => jsonb::push_bool(value.as_bool()),
             Encoder::Int2 => jsonb::push_integer(out, value.as_i16().into()),
@@ -118,10 +140,12 @@ impl Encoder {
             Encoder::Int8 => jsonb::push_integer(out, value.as_i64()),
             Encoder::Float4 => {
                 let value = value.as_f32();
+                *lossy |= is_negative_zero(value.into());
                 push_float(out, value.into(), types::real_text(value, &mut [0; 32]))
             }
             Encoder::Float8 => {
                 let value = value.as_f64();
+                *lossy |= is_negative_zero(value);
                 push_float(out, value, types::float_text(value, &mut [0; 32]))
             }
             Encoder::Numeric => jsonb::push_numeric(out, value.payload()),
@@ -129,25 +153,61 @@ impl Encoder {
             Encoder::Name => jsonb::push_string(out, value.name_bytes()),
             Encoder::Bytea => jsonb::push_bytea(out, value.payload()),
             Encoder::Uuid => jsonb::push_uuid(out, &value.uuid()),
-            Encoder::Jsonb => jsonb::push_root_container(out, value.payload()),
+            Encoder::Jsonb => {
+                let kind = jsonb::push_root_container(out, value.payload());
+                // SQL NULL looks the same.
+                *lossy |= kind == jsonb::NULL;
+                kind
+            }
             Encoder::DateTime(base) => {
                 types::iso_datetime(value, *base, out);
                 jsonb::STRING
             }
-            Encoder::Array(elements) => elements.append(value, out),
+            Encoder::Array(elements) => elements.append(value, out, lossy),
             Encoder::Output(output) => jsonb::push_string(out, output.text(value)),
-            Encoder::Json(to_jsonb) => match to_jsonb.root_container_of_json(value) {
-                Some(root) => jsonb::push_root_container(out, root),
-                None => jsonb::push_string(out, value.payload()),
-            },
-            Encoder::MaskedJsonb(masking) => masking.push_root_container(out, value.payload()),
-            Encoder::MaskedJson(to_jsonb, masking) => match to_jsonb.root_container_of_json(value) {
-                Some(root) => masking.push_root_container(out, root),
-                // Nobody can tell what of its text the paths lead to.
-                None => jsonb::push_string(out, &masking.placeholder),
-            },
-            Encoder::Server(to_jsonb) => jsonb::push_root_container(out, to_jsonb.root_container(value)),
+            Encoder::Json(to_jsonb) => {
+                *lossy = true;
+                match to_jsonb.root_container_of_json(value) {
+                    Some(root) => jsonb::push_root_container(out, root),
+                    None => jsonb::push_string(out, value.payload()),
+                }
+            }
+            Encoder::MaskedJsonb(masking) => {
+                let kind = masking.push_root_container(out, value.payload());
+                *lossy |= kind == jsonb::NULL;
+                kind
+            }
+            Encoder::MaskedJson(to_jsonb, masking) => {
+                let kind = match to_jsonb.root_container_of_json(value) {
+                    Some(root) => masking.push_root_container(out, root),
+                    // Nobody can tell what of its text the paths lead to.
+                    None => jsonb::push_string(out, &masking.placeholder),
+                };
+                *lossy |= kind == jsonb::NULL;
+                kind
+            }
+            Encoder::Server(to_jsonb, _) => {
+                *lossy = true;
+                jsonb::push_root_container(out, to_jsonb.root_container(value))
+            }
         }
+    }
+
+    /// Appends what the type's output function makes of a value that `append` found lossy.
+    pub fn push_exact_text(&self, value: Value, out: &mut Vec<u8>) {
+        out.extend_from_slice(match self {
+            Encoder::Float4 | Encoder::Float8 => b"-0",
+            Encoder::Jsonb | Encoder::MaskedJsonb(_) | Encoder::MaskedJson(..) => b"null",
+            Encoder::Json(_) => value.payload(),
+            Encoder::Array(elements) => elements.output.text(value),
+            Encoder::Server(_, output) => output.text(value),
+            _ => unreachable!("values of the other encoders are never lossy"),
+        });
+    }
+
+    /// Whether `push_exact_text` calls an output function that may look at settings.
+    pub fn exact_text_needs_settings(&self) -> bool {
+        matches!(self, Encoder::Array(_) | Encoder::Server(..))
     }
 
     /// Appends the value's text as a key: what `->>` would give of it in an image, but one text for 1.0 and 1.00.
@@ -164,7 +224,7 @@ impl Encoder {
 
     fn text_of_image(&self, value: Value) -> Vec<u8> {
         let mut image = Vec::new();
-        match self.append(value, &mut image) {
+        match self.append(value, &mut image, &mut false) {
             jsonb::STRING => image,
             jsonb::TRUE => b"true".to_vec(),
             jsonb::FALSE => b"false".to_vec(),
@@ -195,27 +255,41 @@ impl Encoder {
 }
 
 impl Elements {
-    fn append(&self, array: Value, out: &mut Vec<u8>) -> u32 {
-        let (lengths, values) = types::array_values(array, self.type_oid, self.storage, self.align);
-        self.append_dimension(&lengths, &values, out)
+    fn append(&self, array: Value, out: &mut Vec<u8>, lossy: &mut bool) -> u32 {
+        let array = types::array_values(array, self.type_oid, self.storage, self.align);
+        if self.masked {
+            return self.append_dimension(&array.lengths, &array.values, out, &mut false);
+        }
+        *lossy |= !array.starts_at_one || (self.lossy && !array.values.is_empty());
+        self.append_dimension(&array.lengths, &array.values, out, lossy)
     }
 
     /// Arrays of arrays, as many deep as there are dimensions.
-    fn append_dimension(&self, lengths: &[usize], values: &[Option<Value>], out: &mut Vec<u8>) -> u32 {
+    fn append_dimension(
+        &self,
+        lengths: &[usize],
+        values: &[Option<Value>],
+        out: &mut Vec<u8>,
+        lossy: &mut bool,
+    ) -> u32 {
         match lengths {
             [] => jsonb::write_array(out, 0, |_, _| jsonb::NULL),
             [_] => jsonb::write_array(out, values.len(), |index, out| match values[index] {
-                Some(value) => self.encoder.append(value, out),
+                Some(value) => self.encoder.append(value, out, lossy),
                 None => jsonb::NULL,
             }),
             [length, deeper @ ..] => {
                 let stride = values.len() / length;
                 jsonb::write_array(out, *length, |index, out| {
-                    self.append_dimension(deeper, &values[index * stride..(index + 1) * stride], out)
+                    self.append_dimension(deeper, &values[index * stride..(index + 1) * stride], out, lossy)
                 })
             }
         }
     }
+}
+
+fn is_negative_zero(value: f64) -> bool {
+    value.to_bits() == (-0.0f64).to_bits()
 }
 
 /// A float, given with its text if it is finite: only then it has a JSON number.

@@ -22,6 +22,8 @@ const CHANGE_TYPES: &[pg_sys::Oid] = &[
     pg_sys::TEXTOID,
     pg_sys::JSONBOID,
     pg_sys::JSONBOID,
+    pg_sys::JSONBOID,
+    pg_sys::JSONBOID,
 ];
 
 const TRANSACTION_TYPES: &[pg_sys::Oid] = &[
@@ -57,7 +59,7 @@ thread_local! {
 }
 
 /// The fields of a change, in the log's column order.
-pub fn change_fields<'r>(transaction: &'r Uuid, row: &Pending, bytes: &'r [u8]) -> [Field<'r>; 12] {
+pub fn change_fields<'r>(transaction: &'r Uuid, row: &Pending, bytes: &'r [u8]) -> [Field<'r>; 14] {
     let varlena = |range: &Option<Range<usize>>| match range {
         Some(range) => Field::Varlena(&bytes[range.clone()]),
         None => Field::Null,
@@ -75,6 +77,8 @@ pub fn change_fields<'r>(transaction: &'r Uuid, row: &Pending, bytes: &'r [u8]) 
         varlena(&row.old_key),
         varlena(&row.old_image),
         varlena(&row.new_image),
+        varlena(&row.old_exact),
+        varlena(&row.new_exact),
     ]
 }
 

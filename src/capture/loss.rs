@@ -8,7 +8,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use super::buffer::{self, Pending};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
-use crate::catalog::policy::{self, OnError};
+use crate::catalog::policy;
 use crate::error::{self, Error};
 use crate::pg::datum::{Value, message_datum, text_datum};
 use crate::pg::subtransaction::{Refusal, sqlstate, survive};
@@ -45,9 +45,12 @@ impl Loss {
     }
 }
 
-/// Runs `work`, which makes the images of one change. None: it failed, and the change is lost.
-pub fn survived<R>(plan: &Plan, work: impl FnOnce() -> Result<R, Error>) -> Option<R> {
-    survive(work).map_err(|refusal| note_one(plan.policy.table_id, &plan.table, refusal)).ok()
+/// Runs `work`, which one change cannot be recorded without. None: it failed, and the change is lost, since it may be.
+pub fn survived<R>(plan: &Plan, tolerant: bool, work: impl FnOnce() -> Result<R, Error>) -> Result<Option<R>, Error> {
+    if !tolerant {
+        return work().map(Some);
+    }
+    Ok(survive(work).map_err(|refusal| note_one(plan.policy.table_id, &plan.table, refusal)).ok())
 }
 
 /// A relation's change cannot be recorded because its plan cannot be made.
@@ -55,7 +58,7 @@ pub fn without_plan(relid: pg_sys::Oid, error: Error) -> Result<(), Error> {
     if matches!(error, Error::NotUnderCapture { .. }) {
         return Err(error);
     }
-    match policy::find(relid)?.filter(|policy| policy.enabled && policy.options.on_error == OnError::Warn) {
+    match policy::find(relid)?.filter(|policy| policy.enabled && policy.tolerates_loss()) {
         Some(policy) => {
             note_one(policy.table_id, &relation::qualified_name(relid), error.into());
             Ok(())
@@ -89,11 +92,20 @@ pub fn note_rows(table_id: i32, refusal: Refusal, rows: &[Pending]) {
 /// The transaction's own row could not be written: its changes stand in the log without who made them, and when.
 pub fn note_transaction(tables: &[i32], refusal: &Refusal) {
     for table_id in tables {
-        let now = types::now();
-        let message = format!("the transaction's own row could not be written: {}", refusal.message);
-        let loss = Loss { table_id: *table_id, first_at: now, last_at: now, changes: 0, code: refusal.code, message };
-        note(&name_of(*table_id), refusal, loss);
+        note_beside_changes(*table_id, "the transaction's own row could not be written", refusal);
     }
+}
+
+/// Which partitions a TRUNCATE emptied could not be noted, though the rows are recorded.
+pub fn note_emptied(table_id: i32, refusal: &Refusal) {
+    note_beside_changes(table_id, "an emptied partition could not be noted", refusal);
+}
+
+fn note_beside_changes(table_id: i32, what: &str, refusal: &Refusal) {
+    let now = types::now();
+    let message = format!("{what}: {}", refusal.message);
+    let loss = Loss { table_id, first_at: now, last_at: now, changes: 0, code: refusal.code, message };
+    note(&name_of(table_id), refusal, loss);
 }
 
 fn name_of(table_id: i32) -> String {

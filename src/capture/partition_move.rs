@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::image::{Change, op};
 use super::trigger::record;
 use crate::catalog::plan::Plan;
+use crate::context::cause::Asked;
 use crate::error::Error;
 use crate::pg::trigger::KeptRow;
 use crate::pg::xact;
@@ -45,7 +46,10 @@ pub fn taken_by_insert(plan: &Plan, statement_no: i32) -> Result<Option<Source>,
 /// The row arrived nowhere (a BEFORE INSERT trigger of the other partition refused it): it was deleted.
 pub fn settle() -> Result<(), Error> {
     match UNDER_WAY.take() {
-        Some(source) => record(&source.plan, source.statement_no, &Change::Leaves(op::DELETE, &source.row.row())),
+        Some(source) => {
+            let change = Change::Leaves(op::DELETE, &source.row.row());
+            record(&source.plan, source.statement_no, &change, Asked::Later)
+        }
         None => Ok(()),
     }
 }

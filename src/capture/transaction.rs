@@ -1,13 +1,19 @@
 //! The transaction's own row: written once, in pre-commit, with everything known by then.
 
+use std::cell::RefCell;
+use std::ffi::CString;
+
 use pgrx::pg_sys;
 
 use super::buffer::{self, IdBlock, Summary};
 use super::cost;
 use super::log::{self, TRANSACTION_FIELDS};
-use super::{loss, partition_move, whole_table};
+use super::{known_partition, loss, partition_move, whole_table};
 use crate::catalog::cache;
-use crate::context::settings;
+use crate::catalog::policy;
+use crate::context::cause;
+use crate::context::settings::{self, FromComments, LastJson};
+use crate::context::statement::Statements;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::{self, text_datum};
 use crate::pg::direct_insert::Field;
@@ -17,14 +23,16 @@ use crate::pg::{memory, relation, settings as session, types, user, xact};
 
 pub fn on_transaction_event(event: TransactionEvent) {
     match event {
-        TransactionEvent::PreCommit => finish(false).or_raise(),
-        TransactionEvent::PrePrepare => finish(true).or_raise(),
+        TransactionEvent::PreCommit => end(false).or_raise(),
+        TransactionEvent::PrePrepare => end(true).or_raise(),
         TransactionEvent::Ended { aborted } => {
             buffer::forget();
             cost::transaction_ended(aborted);
             partition_move::forget(None);
             whole_table::forget_marks();
-            cache::forget_unfinished_versions(aborted, true);
+            known_partition::forget_emptied();
+            cause::forget();
+            cache::forget_unfinished(aborted, true);
         }
     }
 }
@@ -36,7 +44,7 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
         SubTransactionEvent::Aborted { id } => {
             buffer::subtransaction_aborted(id);
             partition_move::forget(Some(id));
-            cache::forget_unfinished_versions(true, false);
+            cache::forget_unfinished(true, false);
         }
     }
 }
@@ -47,6 +55,13 @@ fn finish_savepoint(id: u32, parent: u32) -> Result<(), Error> {
         xact::with_snapshot(partition_move::settle)?;
     }
     if buffer::is_too_much_together(id, parent) { xact::with_snapshot(buffer::flush) } else { Ok(()) }
+}
+
+fn end(prepared: bool) -> Result<(), Error> {
+    if known_partition::any_emptied() {
+        xact::with_snapshot(known_partition::note_emptied)?;
+    }
+    finish(prepared)
 }
 
 /// Writes what waits in the buffer and the transaction's row.
@@ -99,13 +114,14 @@ pub fn with_fields<R>(
     prepared: bool,
     use_fields: impl FnOnce(&[Field; TRANSACTION_FIELDS]) -> R,
 ) -> R {
-    let text = |text: Option<std::ffi::CString>| match text {
+    let text = |text: Option<CString>| match text {
         Some(text) => Field::Datum(text_datum(text.as_bytes())),
         None => Field::Null,
     };
     let datum = |datum: Option<pg_sys::Datum>| datum.map_or(Field::Null, Field::Datum);
     let role = |role: pg_sys::Oid| Field::Datum(text_datum(user::role_name(role).as_bytes()));
-    let claims = settings::read();
+    let said = &summary.statements;
+    let claims = settings::read(&FromComments { trace_id: said.trace_id(), application: said.application() });
     let ranges = summary.ranges.to_multirange(pg_sys::INT8MULTIRANGEOID.to_u32());
     let (commit_no, committed_at) = match commit {
         Some((number, at)) => (Field::I64(number), Field::I64(at)),
@@ -135,6 +151,29 @@ pub fn with_fields<R>(
         text(claims.job_id),
         text(claims.source),
         datum(claims.context),
-        Field::Null,
+        datum(statements_datum(said)),
     ])
+}
+
+/// Statements that take more are not worth keeping.
+const LARGE_STATEMENTS: usize = 8192;
+
+thread_local! {
+    /// The statements of the last transaction: a session does the same again and again.
+    static LAST_STATEMENTS: RefCell<LastJson> = RefCell::default();
+}
+
+/// What the transaction's statements were; nothing when their changes say it all.
+fn statements_datum(statements: &Statements) -> Option<pg_sys::Datum> {
+    // Text may hold what a redacted column is to hide, whichever table the statement named.
+    let with_text = statements.have_text() && !policy::anything_is_redacted();
+    let json = CString::new(statements.to_json(with_text)?).ok()?;
+    LAST_STATEMENTS.with_borrow_mut(|last| {
+        let is_large = json.count_bytes() > LARGE_STATEMENTS;
+        let datum = last.datum_of(json);
+        if is_large {
+            *last = LastJson::default();
+        }
+        datum
+    })
 }

@@ -7,10 +7,10 @@ use pgrx::pg_sys;
 
 use super::buffer::{self, Place};
 use super::image::{self, Change, op};
-use super::{cost, loss, partition_move, whole_table};
+use super::{cost, known_partition, loss, partition_move, whole_table};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
-use crate::catalog::policy::OnError;
+use crate::context::cause::Asked;
 use crate::error::{Error, OrRaise};
 use crate::pg::function::Call;
 use crate::pg::relation;
@@ -82,29 +82,39 @@ fn record_row(call: &Call) -> Result<Option<i32>, Error> {
         Ok(plan) => plan,
         Err(error) => return loss::without_plan(trigger.relation(), error).map(|()| None),
     };
+    if !plan.is_noted.get() {
+        let note = || known_partition::note(&plan, &trigger);
+        if loss::survived(&plan, plan.policy.tolerates_loss(), note)?.is_none() {
+            return Ok(None);
+        }
+    }
     let table_id = plan.policy.table_id;
     let statement_no = trigger.command(event);
+    let asked = |updates, deletes| Asked::ByRow { relation: trigger.relation(), updates, deletes };
     match event {
         RowEvent::Insert => match partition_move::taken_by_insert(&plan, statement_no)? {
             Some(source) => {
                 let (old, new) = (&source.row.row(), &trigger.row());
                 let change = Change::Updates { old_plan: &source.plan, old, new, written_by: None };
-                record(&plan, statement_no, &change)?
+                record(&plan, statement_no, &change, asked(true, false))?
             }
-            None => record(&plan, statement_no, &Change::Arrives(op::INSERT, &trigger.row()))?,
+            None => {
+                let change = Change::Arrives(op::INSERT, &trigger.row());
+                record(&plan, statement_no, &change, asked(false, false))?
+            }
         },
         RowEvent::Update => {
             partition_move::settle()?;
             let written_by = trigger.old_version_written_by();
             let change = Change::Updates { old_plan: &plan, old: &trigger.row(), new: &trigger.new_row(), written_by };
-            record(&plan, statement_no, &change)?
+            record(&plan, statement_no, &change, asked(true, false))?
         }
         RowEvent::Delete => {
             partition_move::settle()?;
             if trigger.moved_to_another_partition() {
                 partition_move::begin(plan, trigger.keep_row(), statement_no);
             } else {
-                record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()))?
+                record(&plan, statement_no, &Change::Leaves(op::DELETE, &trigger.row()), asked(false, true))?
             }
         }
     }
@@ -112,17 +122,16 @@ fn record_row(call: &Call) -> Result<Option<i32>, Error> {
 }
 
 /// Encodes a change and hands it to the buffer.
-pub fn record(plan: &Plan, statement_no: i32, change: &Change) -> Result<(), Error> {
+pub fn record(plan: &Plan, statement_no: i32, change: &Change, asked: Asked) -> Result<(), Error> {
     let mut scratch = SCRATCH.take();
     scratch.clear();
-    let tolerant = plan.policy.options.on_error == OnError::Warn && !matches!(change, Change::Arrives(op::SNAPSHOT, _));
-    let mut encode = || {
+    let tolerant = plan.policy.tolerates_loss() && !matches!(change, Change::Arrives(op::SNAPSHOT, _));
+    let encode = || {
         let Some(encoded) = image::encode(plan, change, &mut scratch)? else { return Ok(None) };
         Ok(Some((encoded, plan.version()?.number)))
     };
-    let encoded = if tolerant { loss::survived(plan, encode).flatten() } else { encode()? };
-    if let Some((encoded, schema_version)) = encoded {
-        let place = Place { table_id: plan.policy.table_id, schema_version, statement_no, tolerant };
+    if let Some((encoded, schema_version)) = loss::survived(plan, tolerant, encode)?.flatten() {
+        let place = Place { table_id: plan.policy.table_id, schema_version, statement_no, asked, tolerant };
         buffer::add(&place, encoded, &scratch)?;
     }
     // What an unusually large row took is given back.

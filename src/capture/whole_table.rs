@@ -8,9 +8,10 @@ use super::buffer::Place;
 use super::image::{Change, Encoded, Key, op};
 use super::jsonb;
 use super::trigger::{plan_of, record};
-use super::{buffer, cost, loss};
+use super::{buffer, cost, known_partition, loss, partition_move};
 use crate::catalog::plan::Plan;
-use crate::catalog::policy::{OnError, Truncate};
+use crate::catalog::policy::Truncate;
+use crate::context::cause::Asked;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::Value;
 use crate::pg::function::Call;
@@ -28,10 +29,13 @@ pub fn take_baseline(call: &mut Call) -> pg_sys::Datum {
 }
 
 fn baseline(table_id: i32, target: pg_sys::Oid) -> Result<i64, Error> {
-    let first_id = xact::next_block(c"change_id_seq")?;
-    // An empty table's baseline is a fact of this transaction too, and so is its shape.
-    buffer::note(None);
+    // What this transaction has changed so far belongs to what was before, and so does the shape that it starts with.
+    partition_move::settle()?;
+    buffer::visit_pending(|_, _, _| {})?;
     plan_of(target)?.version()?;
+    let first_id = xact::next_block(c"change_id_seq")?;
+    // An empty table's baseline is a fact of this transaction too.
+    buffer::note(None);
     let mut count = 0;
     for leaf in relation::with_partitions(target, pg_sys::AccessShareLock as i32) {
         // Baselines are taken with the extension owner's rights; casts to json of the table's types are not to have them.
@@ -87,20 +91,22 @@ pub fn record_truncate(target: pg_sys::Oid, plan: &Plan) -> Result<(), Error> {
         return Ok(());
     }
     let leaves = relation::with_partitions(target, pg_sys::AccessExclusiveLock as i32);
+    leaves.iter().filter(|leaf| **leaf != policy.root).for_each(|leaf| known_partition::emptied(*leaf, policy));
     if target == policy.root && holds_more_rows(&leaves, policy.options.truncated_rows()) {
         mark(plan, marked.command)?;
         MARKED.with_borrow_mut(|marks| marks.push(marked));
         return Ok(());
     }
-    for leaf in leaves {
-        if leaf == target || !relation::has_truncate_trigger(leaf) {
-            record_all(leaf, op::TRUNCATE)?;
+    for leaf in &leaves {
+        if *leaf == target || !relation::has_truncate_trigger(*leaf) {
+            record_all(*leaf, op::TRUNCATE)?;
         }
     }
     buffer::flush()
 }
 
-fn holds_more_rows(relations: &[pg_sys::Oid], limit: u64) -> bool {
+/// Whether the relations hold more than `limit` rows together.
+pub fn holds_more_rows(relations: &[pg_sys::Oid], limit: u64) -> bool {
     let mut left = limit.saturating_add(1);
     for relid in relations {
         let relation = OpenRelation::open(*relid, pg_sys::AccessShareLock as i32);
@@ -119,11 +125,11 @@ fn mark(plan: &Plan, statement_no: i32) -> Result<(), Error> {
     let mut bytes = Vec::new();
     let start = jsonb::begin_varlena(&mut bytes);
     let key = Key { row_key: i64::MIN, text: jsonb::end_varlena(&mut bytes, start) };
-    let tolerant = plan.policy.options.on_error == OnError::Warn;
-    let version = if tolerant { loss::survived(plan, || plan.version()) } else { Some(plan.version()?) };
-    let Some(version) = version else { return Ok(()) };
-    let place = Place { table_id: plan.policy.table_id, schema_version: version.number, statement_no, tolerant };
-    let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old_image: None, new_image: None };
+    let tolerant = plan.policy.tolerates_loss();
+    let Some(version) = loss::survived(plan, tolerant, || plan.version())? else { return Ok(()) };
+    let (table_id, schema_version) = (plan.policy.table_id, version.number);
+    let place = Place { table_id, schema_version, statement_no, asked: Asked::ByCommand, tolerant };
+    let encoded = Encoded { op: op::TRUNCATE, key, old_key: None, old: None, new: None };
     buffer::add(&place, encoded, &bytes)?;
     buffer::flush()
 }
@@ -135,16 +141,21 @@ fn record_all(relid: pg_sys::Oid, kind: i16) -> Result<i64, Error> {
         return Ok(0);
     }
     let plan = plan_of(relid)?;
+    record_rows(&relation, &plan, kind)
+}
+
+/// Records each row of an open table by a plan, as one that arrives or leaves.
+pub fn record_rows(relation: &OpenRelation, plan: &Plan, kind: i16) -> Result<i64, Error> {
     let command = xact::current_command();
     let arena = Arena::for_one_use(c"threadline whole table");
     let timer = cost::RowTimer::start();
     let mut count = 0;
-    scan::each_row(&relation, |row| {
+    scan::each_row(relation, |row| {
         let change = match kind {
-            op::TRUNCATE => Change::Leaves(kind, row),
+            op::TRUNCATE | op::DELETE => Change::Leaves(kind, row),
             _ => Change::Arrives(kind, row),
         };
-        arena.with(|| record(&plan, command, &change)).or_raise();
+        arena.with(|| record(plan, command, &change, Asked::ByCommand)).or_raise();
         arena.reset();
         count += 1;
     });

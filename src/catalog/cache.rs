@@ -42,10 +42,10 @@ pub fn root_of(table_id: i32) -> Option<pg_sys::Oid> {
 pub fn invalidate(relid: Option<pg_sys::Oid>) {
     PLANS.with(|plans| match plans.try_borrow() {
         Ok(plans) => match relid {
-            // A partition's plan depends on its captured parent too.
+            // A partition's plan depends on its captured parent too, and a plan on its columns' composite types.
             Some(relid) => plans
                 .iter()
-                .filter(|(key, plan)| **key == relid || plan.policy.root == relid)
+                .filter(|(key, plan)| **key == relid || plan.depends_on(relid))
                 .for_each(|(_, plan)| plan.valid.set(false)),
             None => plans.values().for_each(|plan| plan.valid.set(false)),
         },
@@ -53,15 +53,15 @@ pub fn invalidate(relid: Option<pg_sys::Oid>) {
     });
 }
 
-/// A transaction or savepoint ended: a version number it recorded is now everyone's, or gone with it.
-pub fn forget_unfinished_versions(rolled_back: bool, whole_transaction: bool) {
+/// A transaction or savepoint ended: what it recorded of a relation is now everyone's, or gone with it.
+pub fn forget_unfinished(rolled_back: bool, whole_transaction: bool) {
     PLANS.with_borrow_mut(|plans| {
-        for plan in plans.values().filter(|plan| plan.version_is_ours.get()) {
+        for plan in plans.values().filter(|plan| plan.is_unfinished.get()) {
             if rolled_back {
                 plan.valid.set(false);
             }
             if whole_transaction {
-                plan.version_is_ours.set(false);
+                plan.is_unfinished.set(false);
             }
         }
         // Until now changes of a table dropped meanwhile may have needed `root_of`.

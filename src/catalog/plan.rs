@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use super::definition::{self, Definitions};
 use super::policy::{self, KnownNames, Policy, Redaction};
 use super::version::{self, VersionColumn};
 use crate::capture::encode::Encoder;
@@ -53,35 +54,52 @@ pub struct Plan {
     pub whole: Keys,
     /// The key columns, as places in `columns`, in key order.
     pub key: Vec<usize>,
+    /// Where there is none: the recorded columns whose values tell rows apart.
+    pub identity: Option<SomeColumns>,
     /// Some column's text depends on the output settings.
     pub needs_settings: bool,
     /// … and one of them on more than the plain ones.
     pub needs_all_settings: bool,
     /// The key half of the last update's old image: a statement changes the same columns in row after row.
     last_changed: RefCell<Option<Rc<ChangedColumns>>>,
+    /// The key half of the last image's exact texts.
+    last_exact: RefCell<Option<Rc<SomeColumns>>>,
+    /// What the enum and composite types among the columns' mean now, and the relations of those composites.
+    definitions: Definitions,
+    type_relations: Vec<pg_sys::Oid>,
     /// The present shape of the captured table, its key columns' present names, and the newest recorded one, for when capture needs its number.
     shape: Vec<VersionColumn>,
     key_names: Vec<Vec<u8>>,
     latest: Option<version::Version>,
     version: Cell<Option<version::Current>>,
-    /// The version was recorded by a transaction that has not ended.
-    pub version_is_ours: Cell<bool>,
+    /// Every write to the relation so far is known to have been noted (capture::known_partition); of no interest but for partitions.
+    pub is_noted: Cell<bool>,
+    /// The version, or the partition's note, was recorded by a transaction that has not ended.
+    pub is_unfinished: Cell<bool>,
     pub valid: Cell<bool>,
 }
 
 impl Plan {
     /// None when no policy covers the relation.
     pub fn build(relid: pg_sys::Oid) -> Result<Option<Plan>, Error> {
-        let Some(policy) = policy::find(relid)? else { return Ok(None) };
+        policy::find(relid)?.map(|policy| Self::build_for(relid, policy)).transpose()
+    }
+
+    /// For a relation that this policy covers, or did until it was detached.
+    pub fn build_for(relid: pg_sys::Oid, policy: Policy) -> Result<Plan, Error> {
         let latest = version::latest(policy.table_id)?;
         let known = KnownNames(
-            latest.as_ref().map(|version| version.columns.as_slice()),
+            latest.as_ref().map(|version| version.shape.columns.as_slice()),
             latest.as_ref().map_or(&[], |version| version.key.as_slice()),
         );
 
         // The policy speaks of the captured table; a partition may have its columns in another order.
         let root_columns = OpenRelation::open(policy.root, pg_sys::AccessShareLock as i32).columns();
         let shape = version::current_columns(&policy, &root_columns, &known);
+        let (mut definitions, mut type_relations) = (Definitions::new(), Vec::new());
+        for column in &root_columns {
+            definition::collect(column.type_oid, &mut definitions, &mut type_relations);
+        }
         let key_names: Vec<&Vec<u8>> =
             policy.key_places(&root_columns, &known)?.into_iter().map(|place| &root_columns[place].name).collect();
         let of_root = |name: &[u8]| root_columns.iter().find(|column| column.name == name);
@@ -130,23 +148,34 @@ impl Plan {
                 })
             })
             .collect::<Result<Vec<usize>, Error>>()?;
+        let identity = key.is_empty().then(|| identity(&root_columns, &columns));
         let depends = |column: &&PlannedColumn| !column.masked && column.encoder.needs_settings(column.type_oid);
-        Ok(Some(Plan {
+        Ok(Plan {
             table: relation::qualified_name(relid),
             whole: Keys::new(columns.iter().map(|column| column.name.as_slice())),
             key,
+            identity,
             needs_settings: columns.iter().any(|column| depends(&column)),
             needs_all_settings: columns.iter().filter(depends).any(|c| types::needs_all_settings(c.type_oid)),
             last_changed: RefCell::new(None),
+            last_exact: RefCell::new(None),
+            definitions,
+            type_relations,
             columns,
             shape,
             key_names: key_now,
             latest,
             version: Cell::new(None),
-            version_is_ours: Cell::new(false),
+            is_noted: Cell::new(relid == policy.root),
+            is_unfinished: Cell::new(false),
             valid: Cell::new(true),
             policy,
-        }))
+        })
+    }
+
+    /// The present shape of the captured table.
+    pub fn shape(&self) -> &[VersionColumn] {
+        &self.shape
     }
 
     /// For images of an update that changed the columns at these places, which are in ascending order.
@@ -166,6 +195,20 @@ impl Plan {
         }
     }
 
+    /// For the exact texts of the columns at these places.
+    pub fn exact_columns(&self, places: &[usize]) -> Rc<SomeColumns> {
+        let mut last = self.last_exact.borrow_mut();
+        match &*last {
+            Some(known) if known.places == places => known.clone(),
+            _ => last.insert(Rc::new(self.some_columns(places.to_vec()))).clone(),
+        }
+    }
+
+    /// Whether what changes about a relation may change the plan: the captured table, or a composite type's relation.
+    pub fn depends_on(&self, relid: pg_sys::Oid) -> bool {
+        self.policy.root == relid || self.type_relations.contains(&relid)
+    }
+
     fn some_columns(&self, places: Vec<usize>) -> SomeColumns {
         let keys = Keys::new(places.iter().map(|place| self.columns[*place].name.as_slice()));
         SomeColumns { places, keys }
@@ -176,9 +219,19 @@ impl Plan {
         if let Some(version) = self.version.get() {
             return Ok(version);
         }
-        let version = version::ensure(&self.policy, self.latest.as_ref(), self.shape.clone(), &self.key_names)?;
+        let shape = version::Shape { columns: self.shape.clone(), types: self.definitions.clone() };
+        let version = version::ensure(&self.policy, self.latest.as_ref(), shape, &self.key_names)?;
         self.version.set(Some(version));
-        self.version_is_ours.set(version.is_ours);
+        self.is_unfinished.set(version.is_ours || self.is_unfinished.get());
         Ok(version)
     }
+}
+
+/// The columns that tell rows of a table without a key apart, in the captured table's order and under numbers for
+/// names: a renamed column changes no row, and partitions agree whatever the order of their columns.
+fn identity(root_columns: &[Column], columns: &[PlannedColumn]) -> SomeColumns {
+    let place = |column: &Column| columns.iter().position(|planned| planned.name == column.name && !planned.masked);
+    let places: Vec<usize> = root_columns.iter().filter_map(place).collect();
+    let names: Vec<String> = (0..places.len()).map(|number| format!("{number:04}")).collect();
+    SomeColumns { keys: Keys::new(names.iter().map(|name| name.as_bytes())), places }
 }

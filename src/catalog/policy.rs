@@ -59,12 +59,19 @@ impl Options {
     /// The most rows that TRUNCATE of the table may leave changes of; of more it leaves one mark.
     pub fn truncated_rows(&self) -> u64 {
         match self.truncate {
-            // A second's worth of work under the lock that TRUNCATE holds.
-            Truncate::Capture => self.truncate_cap.unwrap_or(100_000),
+            Truncate::Capture => self.truncate_cap.unwrap_or(DEFAULT_CAP),
             Truncate::Mark | Truncate::Block => 0,
         }
     }
+
+    /// The most rows that may be recorded as coming or going with one partition.
+    pub fn partition_rows(&self) -> u64 {
+        self.truncate_cap.unwrap_or(DEFAULT_CAP)
+    }
 }
+
+/// A second's worth of work under the lock that TRUNCATE and ATTACH PARTITION hold.
+const DEFAULT_CAP: u64 = 100_000;
 
 /// Columns a policy names, by name and by the attribute numbers they had then.
 #[derive(Clone, Debug, Default)]
@@ -120,8 +127,8 @@ mod column {
     pub const PLACEHOLDER: usize = 11;
     pub const OPTIONS: usize = 12;
     pub const ENABLED: usize = 13;
-    pub const MASK_PATHS: usize = 18;
-    pub const MASK_PATH_ATTNUMS: usize = 19;
+    pub const MASK_PATHS: usize = 19;
+    pub const MASK_PATH_ATTNUMS: usize = 20;
 }
 
 /// The policy that covers a relation: that of the topmost partitioned table it belongs to, or its own: a table captured
@@ -183,6 +190,19 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
     Ok(switched_on.or(switched_off))
 }
 
+/// Whether a table under capture has a column that is left out of its images or masked in them, wholly or in parts.
+pub fn anything_is_redacted() -> bool {
+    let Some(table) = own_relation(c"captured_table") else { return true };
+    let mut found = false;
+    scan::each_current_row(table, |row| {
+        let names = |index: usize| row.get(index).is_some_and(|names| !scan::names_of(names).is_empty());
+        let paths = || row.get(column::MASK_PATHS).is_some_and(|paths| !scan::texts_of(paths).is_empty());
+        found |= row.get(column::ENABLED).is_some_and(|enabled| enabled.as_bool())
+            && (names(column::EXCLUDE) || names(column::MASK) || paths());
+    });
+    found
+}
+
 /// The shape last recorded, as far as finding renamed columns needs it, and its key columns by their names of then.
 pub struct KnownNames<'a>(pub Option<&'a [super::version::VersionColumn]>, pub &'a [Vec<u8>]);
 
@@ -226,6 +246,11 @@ impl Policy {
         } else {
             Redaction::None
         }
+    }
+
+    /// Whether a change that cannot be recorded is lost rather than that it fails the write.
+    pub fn tolerates_loss(&self) -> bool {
+        self.options.on_error == OnError::Warn
     }
 
     /// The paths into a column, which follow it as the masking of a whole column does.

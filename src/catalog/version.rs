@@ -4,6 +4,7 @@
 use pgrx::pg_sys;
 use serde::{Deserialize, Serialize};
 
+use super::definition::Definitions;
 use super::policy::{Image, KnownNames, Policy, Redaction};
 use crate::capture::mask;
 use crate::error::Error;
@@ -54,13 +55,20 @@ impl VersionColumn {
     }
 }
 
+/// Columns, and what the enum and composite types among theirs mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub columns: Vec<VersionColumn>,
+    pub types: Definitions,
+}
+
 /// A recorded shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     pub number: i32,
     pub table: (Vec<u8>, Vec<u8>),
     pub key: Vec<Vec<u8>>,
-    pub columns: Vec<VersionColumn>,
+    pub shape: Shape,
     /// The cluster that recorded it, and the first xid that it had not yet given out then.
     pub origin: i64,
     pub first_xid: u64,
@@ -81,7 +89,10 @@ pub fn latest(table_id: i32) -> Result<Option<Version>, Error> {
             number,
             table: (get(2).name_bytes().to_vec(), get(3).name_bytes().to_vec()),
             key: scan::names_of(get(4)),
-            columns: serde_json::from_slice(&types::jsonb_text(get(5))).unwrap_or_default(),
+            shape: Shape {
+                columns: serde_json::from_slice(&types::jsonb_text(get(5))).unwrap_or_default(),
+                types: serde_json::from_slice(&types::jsonb_text(get(10))).unwrap_or_default(),
+            },
             origin: get(8).as_i64(),
             first_xid: get(9).as_i64() as u64,
         });
@@ -111,7 +122,7 @@ pub struct Current {
 pub fn ensure(
     policy: &Policy,
     latest: Option<&Version>,
-    columns: Vec<VersionColumn>,
+    shape: Shape,
     key_names: &[Vec<u8>],
 ) -> Result<Current, Error> {
     let name = relation::schema_and_name(policy.root)
@@ -119,7 +130,7 @@ pub fn ensure(
         .unwrap_or_default();
     let number = match latest {
         Some(version)
-            if version.columns == columns
+            if version.shape == shape
                 && version.table == name
                 && version.key == key_names
                 // In a restored database the old cluster's xids say nothing of a row's age.
@@ -132,14 +143,15 @@ pub fn ensure(
     };
     let from_change = xact::next_block(c"change_id_seq")?;
     let first_xid = xact::next_full_xid();
-    let columns = serde_json::to_string(&columns).expect("columns serialise");
+    let columns = serde_json::to_string(&shape.columns).expect("columns serialise");
+    let definitions = serde_json::to_string(&shape.types).expect("definitions serialise");
     let text = |bytes: &[u8]| (pg_sys::TEXTOID, Some(Value::new(text_datum(bytes))));
     user::as_owner(|| {
         spi::execute(
             "INSERT INTO threadline.table_version
-                 (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at, origin, first_xid)
+                 (table_id, version, schema_name, table_name, key_columns, columns, from_change_id, recorded_at, origin, first_xid, types)
              VALUES ($1, $2, $3::pg_catalog.name, $4::pg_catalog.name, $5::pg_catalog.name[], $6::pg_catalog.jsonb, $7,
-                     pg_catalog.clock_timestamp(), $8, $9)",
+                     pg_catalog.clock_timestamp(), $8, $9, $10::pg_catalog.jsonb)",
             &[
                 (pg_sys::INT4OID, Some(Value::new(policy.table_id.into()))),
                 (pg_sys::INT4OID, Some(Value::new(number.into()))),
@@ -150,6 +162,7 @@ pub fn ensure(
                 (pg_sys::INT8OID, Some(Value::new(from_change.into()))),
                 (pg_sys::INT8OID, Some(Value::new(xact::system_identifier().into()))),
                 (pg_sys::XID8OID, Some(Value::new((first_xid as i64).into()))),
+                text(definitions.as_bytes()),
             ],
         );
     })?;

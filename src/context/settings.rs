@@ -19,6 +19,24 @@ static SOURCE: TextSetting = GucSetting::<Option<CString>>::new(None);
 static CONTEXT: TextSetting = GucSetting::<Option<CString>>::new(None);
 static INCOMPLETE: GucSetting<Incomplete> = GucSetting::<Incomplete>::new(Incomplete::Warn);
 
+static CAPTURE_QUERY: GucSetting<CaptureQuery> = GucSetting::<CaptureQuery>::new(CaptureQuery::Id);
+
+/// What is recorded of a statement beside what it changed and who ran it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PostgresGucEnum)]
+pub enum CaptureQuery {
+    #[name = c"off"]
+    Off,
+    #[default]
+    #[name = c"id"]
+    Id,
+    #[name = c"text"]
+    Text,
+}
+
+pub fn capture_query() -> CaptureQuery {
+    CAPTURE_QUERY.get()
+}
+
 /// What a typed answer does that rests on an incomplete record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub enum Incomplete {
@@ -73,6 +91,14 @@ pub fn define() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"threadline.capture_query",
+        c"What is recorded of a statement: off, id (its query id, where compute_query_id gives one) or text.",
+        c"With text also the first 4096 bytes of what the client sent, unless a table under capture has excluded or masked columns. Command, call stack, cause and sqlcommenter tags are recorded in any case.",
+        &CAPTURE_QUERY,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     reserve_prefix();
 }
 
@@ -86,11 +112,22 @@ pub struct Claims {
     pub context: Option<pg_sys::Datum>,
 }
 
-/// A JSON setting as last read: sessions seldom change what they claim from one transaction to the next.
+/// A JSON text as last read: sessions seldom change what they claim from one transaction to the next.
 #[derive(Default)]
-struct LastJson {
+pub struct LastJson {
     text: CString,
     parsed: Option<Vec<u8>>,
+}
+
+impl LastJson {
+    /// The jsonb that the text is, in the current memory context; None when it is none.
+    pub fn datum_of(&mut self, text: CString) -> Option<pg_sys::Datum> {
+        if self.text != text {
+            let parsed = parse_jsonb(&text);
+            *self = LastJson { text, parsed };
+        }
+        self.parsed.as_deref().map(bytes_datum)
+    }
 }
 
 thread_local! {
@@ -98,42 +135,61 @@ thread_local! {
     static LAST_CONTEXT: RefCell<LastJson> = RefCell::default();
 }
 
-pub fn read() -> Claims {
+/// What the statements' comments say where the settings say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FromComments<'t> {
+    pub trace_id: Option<&'t [u8]>,
+    pub application: Option<&'t [u8]>,
+}
+
+pub fn read(comments: &FromComments) -> Claims {
     let mut unparsable = serde_json::Map::new();
     let mut json = |setting: &TextSetting, last: &'static LocalKey<RefCell<LastJson>>, key: &str| {
         let value = text(setting)?;
-        if last.with_borrow(|last| last.text != value) {
-            let parsed = parse_jsonb(&value);
-            last.set(LastJson { text: value, parsed });
-        }
-        last.with_borrow(|last| {
-            if last.parsed.is_none() {
+        last.with_borrow_mut(|last| {
+            let datum = last.datum_of(value);
+            if datum.is_none() {
                 unparsable.insert(key.into(), for_message(last.text.as_bytes()).into());
             }
-            last.parsed.as_deref().map(bytes_datum)
+            datum
         })
     };
     let actor_ref = json(&ACTOR_REF, &LAST_ACTOR_REF, "invalid_actor_ref");
     let context = json(&CONTEXT, &LAST_CONTEXT, "invalid_context");
+    let mut from_comment = Vec::new();
+    let mut or_comment = |setting: &TextSetting, comment: Option<&[u8]>, name: &'static str| {
+        text(setting).or_else(|| {
+            let said = CString::new(comment?).ok()?;
+            from_comment.push(name);
+            Some(said)
+        })
+    };
+    let correlation_id = or_comment(&CORRELATION_ID, comments.trace_id, "correlation_id");
+    let source = or_comment(&SOURCE, comments.application, "source");
+    let mut notes = unparsable;
+    if !from_comment.is_empty() {
+        notes.insert("from_comment".into(), from_comment.into());
+    }
     Claims {
         actor_ref,
-        context: with_unparsable(context, unparsable),
-        correlation_id: text(&CORRELATION_ID),
+        context: with_notes(context, notes),
+        correlation_id,
         request_id: text(&REQUEST_ID),
         job_id: text(&JOB_ID),
-        source: text(&SOURCE),
+        source,
     }
 }
 
-/// A malformed claim never fails the write: it is kept as text beside what could be read.
-fn with_unparsable(
+/// Adds what we have to say of the claims: a malformed one never fails the write, but is kept as text beside what could
+/// be read, and what is no claim of the settings is named.
+fn with_notes(
     context: Option<pg_sys::Datum>,
-    unparsable: serde_json::Map<String, serde_json::Value>,
+    notes: serde_json::Map<String, serde_json::Value>,
 ) -> Option<pg_sys::Datum> {
-    if unparsable.is_empty() {
+    if notes.is_empty() {
         return context;
     }
-    let text = CString::new(serde_json::Value::Object(unparsable).to_string()).expect("JSON escapes NUL");
+    let text = CString::new(serde_json::Value::Object(notes).to_string()).expect("JSON escapes NUL");
     let flags = bytes_datum(&parse_jsonb(&text)?);
     match context {
         Some(context) => Some(crate::pg::settings::concatenate(context, flags)),

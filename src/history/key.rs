@@ -7,7 +7,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 use serde_json::value::RawValue;
 
-use crate::capture::image;
+use crate::capture::{image, row_key};
 use crate::catalog::cache;
 use crate::catalog::plan::Plan;
 use crate::error::{Error, OrRaise};
@@ -31,6 +31,22 @@ pub fn table_lookup(call: &mut Call) -> pg_sys::Datum {
     call.return_value(Some(plan.policy.table_id.into()))
 }
 
+/// `threadline.digest_row_key(digest)`
+pub fn digest_row_key(call: &mut Call) -> pg_sys::Datum {
+    let digest = call.text(0).unwrap_or_default();
+    let row_key = row_key::row_key(row_key::Part::Text, digest, digest, 1);
+    call.return_value(Some(row_key.into()))
+}
+
+/// `threadline.present_shape(target)` → jsonb: the columns of a captured table, as capture would record them now.
+pub fn present_shape(call: &mut Call) -> pg_sys::Datum {
+    let target = call.oid(0).unwrap_or(pg_sys::InvalidOid);
+    let plan = plan_of_history(target).or_raise();
+    let columns = serde_json::to_string(plan.shape()).expect("columns serialise");
+    let columns = CString::new(columns).expect("JSON has no NUL");
+    call.return_value(Some(types::parse(&columns, pg_sys::JSONBOID, -1).datum()))
+}
+
 /// The plan of a table that has a history, captured now or once.
 pub fn plan_of_history(target: pg_sys::Oid) -> Result<Rc<Plan>, Error> {
     cache::plan(target)?.ok_or_else(|| Error::NoHistory { table: relation::qualified_name(target) })
@@ -42,6 +58,14 @@ fn look_up(target: pg_sys::Oid, given: Option<&[u8]>) -> Result<(i32, i64, Vec<u
         plan.key.iter().map(|place| for_message(&plan.columns[*place].name).into_owned()).collect();
     let wrong = |detail: String| Error::WrongKey { table: plan.table.clone(), columns: names.clone(), detail };
     let given = given.ok_or_else(|| wrong("The key is NULL.".into()))?;
+    if plan.identity.is_some() {
+        let digest = given_digest(&for_message(given)).ok_or_else(|| {
+            wrong("The table has no key: its rows are known by the digest that table_pk shows.".into())
+        })?;
+        let mut bytes = Vec::new();
+        let key = image::digest_as_key(&digest, &mut bytes);
+        return Ok((plan.policy.table_id, key.row_key, bytes[key.text].to_vec()));
+    }
     let texts = match texts_of_object(&for_message(given), &names) {
         Some(texts) => texts.map_err(wrong)?,
         None if names.len() == 1 => vec![for_message(given).into_owned()],
@@ -56,6 +80,15 @@ fn look_up(target: pg_sys::Oid, given: Option<&[u8]>) -> Result<(i32, i64, Vec<u
     let mut bytes = Vec::new();
     let key = image::with_settings_of(&plan, || image::key(&plan, &Row::of_values(values), &mut bytes))?;
     Ok((plan.policy.table_id, key.row_key, bytes[key.text].to_vec()))
+}
+
+/// The digest of a row of a table without a key, as such or as `{"full_row": "…"}`.
+fn given_digest(given: &str) -> Option<String> {
+    let text = match texts_of_object(given, &["full_row".to_owned()]) {
+        Some(texts) => texts.ok()?.pop()?,
+        None => given.to_owned(),
+    };
+    row_key::is_digest_text(&text).then_some(text)
 }
 
 /// The values of a JSON object that names the key columns, in their order. None when `given` is to be read as a
@@ -111,5 +144,14 @@ mod tests {
     fn what_is_no_object_is_a_plain_value() {
         assert!(texts_of_object("42", &names(&["id"])).is_none());
         assert!(texts_of_object("{not json", &names(&["id"])).is_none());
+    }
+
+    #[test]
+    fn digests_come_bare_or_named() {
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a3";
+        assert_eq!(given_digest(digest).unwrap(), digest);
+        assert_eq!(given_digest(&format!(r#"{{"full_row": "{digest}"}}"#)).unwrap(), digest);
+        assert!(given_digest(r#"{"id": 1}"#).is_none());
+        assert!(given_digest("42").is_none());
     }
 }

@@ -1,5 +1,7 @@
 //! A live row as capture would store it: for comparing the record with the table.
 
+use std::ops::Range;
+
 use pgrx::pg_sys;
 
 use super::key::plan_of_history;
@@ -10,17 +12,29 @@ use crate::pg::function::{Call, composite_argument};
 
 /// `threadline.row_image(row)` → jsonb
 pub fn row_image(call: &mut Call) -> pg_sys::Datum {
+    part_of_image(call, "row_image", |image| Some(image.json))
+}
+
+/// `threadline.row_exact(row)` → jsonb
+pub fn row_exact(call: &mut Call) -> pg_sys::Datum {
+    part_of_image(call, "row_exact", |image| image.exact)
+}
+
+fn part_of_image(
+    call: &mut Call,
+    function: &'static str,
+    part: impl FnOnce(image::Image) -> Option<Range<usize>>,
+) -> pg_sys::Datum {
     if call.value(0).is_none() {
         return call.return_null();
     }
-    let function = "row_image";
-    let image = composite_argument(call, 0).ok_or(Error::NotATableRow { function }).and_then(|(relid, row)| {
+    let made = composite_argument(call, 0).ok_or(Error::NotATableRow { function }).and_then(|(relid, row)| {
         let plan = plan_of_history(relid)?;
         let mut bytes = Vec::new();
-        let place = image::with_settings_of(&plan, || image::whole_image(&plan, &row, &mut bytes))?;
-        Ok(bytes_datum(&bytes[place]))
+        let image = image::with_settings_of(&plan, || image::whole_image(&plan, &row, &mut bytes))?;
+        Ok(part(image).map(|place| bytes_datum(&bytes[place])))
     });
-    call.return_value(Some(image.or_raise()))
+    call.return_value(made.or_raise())
 }
 
 /// `threadline.row_key(row)` → (row_key, key)

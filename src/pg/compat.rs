@@ -90,6 +90,34 @@ pub fn backends() -> Vec<pg_sys::LocalPgBackendStatus> {
     }
 }
 
+/// How a PLpgSQL_execstate starts (plpgsql.h), the same in all versions.
+#[repr(C)]
+pub struct PlpgsqlState {
+    pub function: *const PlpgsqlFunction,
+    /// NULL unless a trigger called.
+    pub trigger: *const pg_sys::TriggerData,
+}
+
+/// How a PLpgSQL_function starts.
+#[repr(C)]
+pub struct PlpgsqlFunction {
+    #[cfg(feature = "pg18")]
+    _cached: CachedFunction,
+    _signature: *const core::ffi::c_char,
+    pub oid: pg_sys::Oid,
+}
+
+/// utils/funccache.h
+#[cfg(feature = "pg18")]
+#[repr(C)]
+struct CachedFunction {
+    _hash_key: *const core::ffi::c_void,
+    _xmin: pg_sys::TransactionId,
+    _tid: pg_sys::ItemPointerData,
+    _delete_callback: *const core::ffi::c_void,
+    _use_count: u64,
+}
+
 mod nbtree {
     use pgrx::pg_sys;
 

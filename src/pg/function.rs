@@ -23,6 +23,16 @@ impl<'call> Call<'call> {
         TriggerCall::of(self.fcinfo)
     }
 
+    /// None unless an event trigger made the call.
+    pub fn event_trigger(&self) -> Option<&pg_sys::EventTriggerData> {
+        // SAFETY: what CALLED_AS_EVENT_TRIGGER tests: the context node, if any, carries a tag.
+        unsafe {
+            let context = self.fcinfo.context.as_ref()?;
+            (context.type_ == pg_sys::NodeTag::T_EventTriggerData)
+                .then(|| &*self.fcinfo.context.cast::<pg_sys::EventTriggerData>())
+        }
+    }
+
     /// Argument `index`, None when NULL.
     pub fn value(&self, index: usize) -> Option<Value> {
         assert!(index < self.fcinfo.nargs as usize);

@@ -62,23 +62,35 @@ impl OpenRelation {
 
     /// The columns that are not dropped.
     pub fn columns(&self) -> Vec<Column> {
-        let desc = self.descriptor();
         // SAFETY: the relation is open, and with it its descriptor.
-        unsafe {
-            (0..(*desc).natts as usize)
-                .map(|index| (index, &*compat::attribute(desc, index)))
-                .filter(|(_, attribute)| !attribute.attisdropped)
-                .map(|(index, attribute)| Column {
-                    index,
-                    attnum: attribute.attnum,
-                    name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
-                    type_oid: attribute.atttypid,
-                    type_modifier: attribute.atttypmod,
-                    storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
-                    virtual_generated: attribute.attgenerated as u8 == b'v',
-                })
-                .collect()
-        }
+        unsafe { columns_of(self.descriptor()) }
+    }
+}
+
+/// The attributes of a composite type that are not dropped.
+pub fn attributes_of(type_oid: pg_sys::Oid) -> Vec<Column> {
+    // SAFETY: raises an error for what is no composite type; the copy is not reference-counted.
+    unsafe { columns_of(pg_sys::lookup_rowtype_tupdesc_copy(type_oid, -1)) }
+}
+
+/// # Safety
+/// `desc` is a descriptor that lives as long as the call.
+unsafe fn columns_of(desc: pg_sys::TupleDesc) -> Vec<Column> {
+    // SAFETY: by the caller's promise; a descriptor has natts attributes.
+    unsafe {
+        (0..(*desc).natts as usize)
+            .map(|index| (index, &*compat::attribute(desc, index)))
+            .filter(|(_, attribute)| !attribute.attisdropped)
+            .map(|(index, attribute)| Column {
+                index,
+                attnum: attribute.attnum,
+                name: core::ffi::CStr::from_ptr(attribute.attname.data.as_ptr()).to_bytes().to_vec(),
+                type_oid: attribute.atttypid,
+                type_modifier: attribute.atttypmod,
+                storage: Storage { len: attribute.attlen, by_value: attribute.attbyval },
+                virtual_generated: attribute.attgenerated as u8 == b'v',
+            })
+            .collect()
     }
 }
 
@@ -227,16 +239,16 @@ pub fn extension_exists() -> bool {
     unsafe { pg_sys::get_extension_oid(c"threadline_forensics".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// The relation, then its partition ancestors, nearest first.
+/// The relation, then its partition ancestors, nearest first. While DETACH CONCURRENTLY waits, a partition is still one:
+/// it has its table's triggers until the end.
 pub fn with_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     let mut found = vec![relid];
-    // SAFETY: catalog look-ups; the list is of OIDs.
+    let mut lowest = relid;
+    // SAFETY: catalog look-ups; a partition has a parent.
     unsafe {
-        if pg_sys::get_rel_relispartition(relid) {
-            let list = ffi::get_partition_ancestors(relid);
-            for place in 0..list_length(list) {
-                found.push(pg_sys::list_nth_oid(list, place));
-            }
+        while pg_sys::get_rel_relispartition(lowest) {
+            lowest = ffi::get_partition_parent(lowest);
+            found.push(lowest);
         }
     }
     found

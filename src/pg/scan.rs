@@ -33,7 +33,9 @@ pub fn each_current_row(table: pg_sys::Oid, mut visit: impl FnMut(&Row)) {
 /// Visits every row of a user's table as the latest snapshot sees it, its own partitions or children not included.
 /// Row security and privileges do not apply: the caller answers for them.
 pub fn each_row(relation: &OpenRelation, mut visit: impl FnMut(&Row)) {
-    each_slot(relation, |slot| {
+    // SAFETY: takes a snapshot of now.
+    let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
+    each_slot(relation, snapshot, |slot| {
         // SAFETY: the slot holds a row of the relation.
         visit(&unsafe { Row::of_slot(slot) });
         true
@@ -44,7 +46,9 @@ pub fn each_row(relation: &OpenRelation, mut visit: impl FnMut(&Row)) {
 pub fn count_rows(relation: &OpenRelation, at_most: u64) -> u64 {
     let mut count = 0;
     if at_most > 0 {
-        each_slot(relation, |_| {
+        // SAFETY: takes a snapshot of now.
+        let snapshot = unsafe { pg_sys::GetLatestSnapshot() };
+        each_slot(relation, snapshot, |_| {
             count += 1;
             count < at_most
         });
@@ -52,12 +56,65 @@ pub fn count_rows(relation: &OpenRelation, at_most: u64) -> u64 {
     count
 }
 
+/// Whether the table holds, or held until a transaction that has not ended deleted it, a row that a committed
+/// transaction wrote, or that the current one wrote before its command `before_command`. Stops at the first one.
+pub fn holds_older_rows(relation: &OpenRelation, before_command: Option<i32>) -> bool {
+    let mut holds = false;
+    // SAFETY: a variable of the server's, made for scans of every row version there is.
+    let any = core::ptr::addr_of_mut!(pg_sys::SnapshotAnyData);
+    each_slot(relation, any, |slot| {
+        // SAFETY: the slot holds a row version of the heap; what is read is its header and the state of transactions.
+        holds = unsafe {
+            let mut copied = false;
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut copied);
+            let older = is_older((*tuple).t_data, before_command);
+            if copied {
+                pg_sys::heap_freetuple(tuple);
+            }
+            older
+        };
+        !holds
+    });
+    holds
+}
+
+/// # Safety
+/// The header is of a row version in a table.
+unsafe fn is_older(header: pg_sys::HeapTupleHeader, before_command: Option<i32>) -> bool {
+    // SAFETY: by the caller's promise. Deleted by a committed transaction: as nobody noted the partition when that was
+    // captured, it was no partition yet.
+    unsafe {
+        let bits = u32::from((*header).t_infomask);
+        let writer = (*header).t_choice.t_heap.t_xmin;
+        if pg_sys::TransactionIdIsCurrentTransactionId(writer) {
+            return before_command.is_some_and(|attached| super::trigger::command_of_insert(header) < attached);
+        }
+        let frozen = pg_sys::HEAP_XMIN_COMMITTED | pg_sys::HEAP_XMIN_INVALID;
+        if bits & frozen != frozen
+            && (pg_sys::TransactionIdIsInProgress(writer) || !pg_sys::TransactionIdDidCommit(writer))
+        {
+            return false;
+        }
+        if bits & (pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_LOCK_ONLY | pg_sys::HEAP_XMAX_IS_MULTI) != 0 {
+            return true;
+        }
+        let deleter = (*header).t_choice.t_heap.t_xmax;
+        pg_sys::TransactionIdIsCurrentTransactionId(deleter)
+            || pg_sys::TransactionIdIsInProgress(deleter)
+            || !pg_sys::TransactionIdDidCommit(deleter)
+    }
+}
+
 /// Goes on as long as `visit` says.
-fn each_slot(relation: &OpenRelation, mut visit: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool) {
+fn each_slot(
+    relation: &OpenRelation,
+    snapshot: pg_sys::Snapshot,
+    mut visit: impl FnMut(*mut pg_sys::TupleTableSlot) -> bool,
+) {
     // SAFETY: the snapshot is registered while the scan runs, the slot is of the table's own kind, and both are
     // released at the end; an error leaves them to the resource owner.
     unsafe {
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let snapshot = pg_sys::RegisterSnapshot(snapshot);
         let scan = pg_sys::table_beginscan(relation.as_ptr(), snapshot, 0, core::ptr::null_mut());
         let slot = pg_sys::table_slot_create(relation.as_ptr(), core::ptr::null_mut());
         while pg_sys::table_scan_getnextslot(scan, pg_sys::ScanDirection::ForwardScanDirection, slot) {

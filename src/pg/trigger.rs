@@ -160,6 +160,16 @@ impl<'call> TriggerCall<'call> {
         }
     }
 
+    /// The OIDs of the relation's triggers that call the same function, this one among them.
+    pub fn same_function(&self) -> Vec<u32> {
+        // SAFETY: the relation is open during the call; the trigger that calls is set.
+        unsafe {
+            let function = (*self.data.tg_trigger).tgfoid;
+            let triggers = triggers_of(self.data.tg_relation).iter();
+            triggers.filter(|other| other.tgfoid == function).map(|other| other.tgoid.to_u32()).collect()
+        }
+    }
+
     pub fn is_named(&self, name: &core::ffi::CStr) -> bool {
         // SAFETY: set for every call by a trigger.
         unsafe { core::ffi::CStr::from_ptr((*self.data.tg_trigger).tgname) == name }
@@ -234,7 +244,7 @@ impl KeptRow {
 
 /// # Safety
 /// The header is of a row version that the current transaction made.
-unsafe fn command_of_insert(header: pg_sys::HeapTupleHeader) -> i32 {
+pub(super) unsafe fn command_of_insert(header: pg_sys::HeapTupleHeader) -> i32 {
     // SAFETY: by the caller's promise; a combined command id is resolved by the server, a plain one is read
     // as it stands (HeapTupleHeaderGetRawCommandId), which also holds for rows that COPY FREEZE wrote.
     unsafe {

@@ -20,8 +20,11 @@ pub fn display_name(type_oid: pg_sys::Oid, modifier: i32) -> String {
     } else {
         pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY
     };
-    // SAFETY: returns a palloc'd string.
-    let text = unsafe { take_cstring(pg_sys::format_type_extended(type_oid, modifier, flags as _)) };
+    // With quote_all_identifiers a name would be another one.
+    let text = super::canonical::with_canonical_settings(false, || {
+        // SAFETY: returns a palloc'd string.
+        unsafe { take_cstring(pg_sys::format_type_extended(type_oid, modifier, flags as _)) }
+    });
     super::datum::for_message(&text).into_owned()
 }
 
@@ -131,19 +134,78 @@ pub fn json_form(base: pg_sys::Oid) -> JsonForm {
     }
 }
 
-/// An array's values in storage order, and how many there are in each dimension; none for an empty array.
-pub fn array_values(
-    array: Value,
-    element: pg_sys::Oid,
-    storage: Storage,
-    align: core::ffi::c_char,
-) -> (Vec<usize>, Vec<Option<Value>>) {
+/// What a type is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Structure {
+    Plain,
+    Enum,
+    Composite,
+    /// … of elements of the type.
+    Array(pg_sys::Oid),
+    /// … with bounds of the type.
+    Range(pg_sys::Oid),
+    /// … of ranges of the type.
+    Multirange(pg_sys::Oid),
+}
+
+/// What a type, under any domains, is made of.
+pub fn structure(type_oid: pg_sys::Oid) -> Structure {
+    let base = base_type(type_oid);
+    // SAFETY: catalog look-ups.
+    unsafe {
+        let element = pg_sys::get_element_type(base);
+        if element != pg_sys::InvalidOid {
+            return Structure::Array(element);
+        }
+        match pg_sys::get_typtype(base) as u8 {
+            pg_sys::TYPTYPE_ENUM => Structure::Enum,
+            pg_sys::TYPTYPE_COMPOSITE => Structure::Composite,
+            pg_sys::TYPTYPE_RANGE => Structure::Range(pg_sys::get_range_subtype(base)),
+            pg_sys::TYPTYPE_MULTIRANGE => Structure::Multirange(pg_sys::get_multirange_range(base)),
+            _ => Structure::Plain,
+        }
+    }
+}
+
+/// The labels of an enum in its order, each with its OID.
+pub fn labels(type_oid: pg_sys::Oid) -> Vec<(u32, String)> {
+    let mut labels = Vec::new();
+    super::scan::each_current_row(pg_sys::EnumRelationId, |row| {
+        // pg_enum: oid, enumtypid, enumsortorder, enumlabel, all NOT NULL.
+        let get = |index: usize| row.get(index).expect("a NOT NULL column of pg_enum");
+        if get(1).as_i32() as u32 == type_oid.to_u32() {
+            let label = super::datum::for_message(get(3).name_bytes()).into_owned();
+            labels.push((get(2).as_f32(), get(0).as_i32() as u32, label));
+        }
+    });
+    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+    labels.into_iter().map(|(_, oid, label)| (oid, label)).collect()
+}
+
+/// Whether a cast makes the JSON form of a type's values.
+pub fn has_cast_to_json(base: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up.
+    json_form(base) == JsonForm::Special && !unsafe { pg_sys::type_is_rowtype(base) }
+}
+
+/// An array taken apart.
+pub struct ArrayParts {
+    /// How many values there are in each dimension; none for an empty array.
+    pub lengths: Vec<usize>,
+    /// In storage order.
+    pub values: Vec<Option<Value>>,
+    /// The lower bound of every dimension is the usual one.
+    pub starts_at_one: bool,
+}
+
+pub fn array_values(array: Value, element: pg_sys::Oid, storage: Storage, align: core::ffi::c_char) -> ArrayParts {
     // SAFETY: the array is of the element type that storage and alignment belong to; deconstruct_array allocates its
     // results in the current context.
     unsafe {
         let array = pg_sys::pg_detoast_datum(array.datum().cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let dimensions = (*array).ndim as usize;
         let lengths = array.add(1).cast::<core::ffi::c_int>();
+        let starts_at_one = (0..dimensions).all(|at| *lengths.add(dimensions + at) == 1);
         let lengths = (0..dimensions).map(|at| *lengths.add(at) as usize).collect();
         let (mut datums, mut nulls, mut count) = (core::ptr::null_mut(), core::ptr::null_mut(), 0);
         pg_sys::deconstruct_array(
@@ -157,7 +219,7 @@ pub fn array_values(
             &mut count,
         );
         let value = |at: usize| (!*nulls.add(at)).then(|| Value::new(*datums.add(at)));
-        (lengths, (0..count as usize).map(value).collect())
+        ArrayParts { lengths, values: (0..count as usize).map(value).collect(), starts_at_one }
     }
 }
 
@@ -192,6 +254,12 @@ pub fn numeric_key_text(value: Value) -> Vec<u8> {
         pg_sys::OidFunctionCall1Coll(pg_sys::Oid::from(pg_sys::F_TRIM_SCALE), pg_sys::InvalidOid, value.datum())
     };
     numeric_text(Value::new(trimmed))
+}
+
+/// A jsonb document of JSON text that we made.
+pub fn jsonb_datum(json: &str) -> pg_sys::Datum {
+    let text = std::ffi::CString::new(json).expect("JSON escapes NUL");
+    parse(&text, pg_sys::JSONBOID, -1).datum()
 }
 
 /// The text of a jsonb document.

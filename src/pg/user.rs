@@ -13,6 +13,12 @@ pub fn owns(relid: pg_sys::Oid) -> bool {
     compat::owns_relation(relid, unsafe { pg_sys::GetUserId() })
 }
 
+/// Whether the current role owns the relation's schema.
+pub fn owns_schema_of(relid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up; reads the session state.
+    unsafe { compat::owns_schema(pg_sys::get_rel_namespace(relid), pg_sys::GetUserId()) }
+}
+
 /// Whether the current role may SELECT from the relation.
 pub fn may_select(relid: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-up; the relation exists.

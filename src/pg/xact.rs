@@ -61,7 +61,13 @@ pub fn register(
         // A cast to json decides how a type's values are written.
         pg_sys::CacheRegisterSyscacheCallback(
             pg_sys::SysCacheIdentifier::CASTSOURCETARGET as i32,
-            Some(cast_callback),
+            Some(catalog_callback),
+            pg_sys::Datum::from(0usize),
+        );
+        // Labels are recorded with a table's shape.
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::ENUMOID as i32,
+            Some(catalog_callback),
             pg_sys::Datum::from(0usize),
         );
     }
@@ -139,7 +145,7 @@ pub fn wal_bytes() -> u64 {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn cast_callback(_arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
+unsafe extern "C-unwind" fn catalog_callback(_arg: pg_sys::Datum, _cache: core::ffi::c_int, _hash: u32) {
     if let Some((_, _, handler, ..)) = HANDLERS.get() {
         handler(None);
     }
@@ -154,6 +160,12 @@ pub fn current_subtransaction() -> u32 {
 pub fn current_command() -> i32 {
     // SAFETY: reads the transaction state.
     unsafe { pg_sys::GetCurrentCommandId(false) as i32 }
+}
+
+/// Whether the current transaction, or a subtransaction of it that was not rolled back, has this xid.
+pub fn is_own_xid(xid: u32) -> bool {
+    // SAFETY: reads the transaction state; takes any number.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(pg_sys::TransactionId::from(xid)) }
 }
 
 /// Makes what this command wrote visible to the commands after it.

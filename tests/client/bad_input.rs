@@ -134,13 +134,6 @@ fn options_of_audit_enable() {
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_by_name() {
-    let (_db, mut s) = session("bad_later");
-    s.refused(r#"SELECT threadline.audit_enable('t', options => '{"key": "full_row"}')"#, &["0A000"]);
-    assert_untouched(&mut s, "t");
-}
-
-#[test]
 fn disabling_what_is_not_captured() {
     let (_db, mut s) = session("bad_disable");
     s.refused("SELECT threadline.audit_disable('t')", &["42704", "55000"]);

@@ -11,11 +11,22 @@ use crate::support::{Address, unique};
 
 /// PostgreSQL refuses to run as root, so its programs then run as the user who runs the shared server.
 pub fn server_program(name: &str) -> Command {
-    let bin = std::env::var("PGBIN").expect("set PGBIN to the server's program folder");
-    let program = format!("{bin}/{name}");
+    program_of(&own_programs(), name)
+}
+
+/// The program folder of the server under test.
+pub fn own_programs() -> String {
+    std::env::var("PGBIN").expect("set PGBIN to the server's program folder")
+}
+
+fn program_of(bin: &str, name: &str) -> Command {
+    as_server_user(&format!("{bin}/{name}"))
+}
+
+fn as_server_user(program: &str) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("runuser");
-        command.args(["-u", &server_user(), "--", &program]);
+        command.args(["-u", &server_user(), "--", program]);
         command
     } else {
         Command::new(program)
@@ -64,6 +75,8 @@ pub fn client_output(name: &str, at: &Address, database: &str, args: &[&str], in
 }
 
 pub struct Cluster {
+    /// The program folder of its server.
+    programs: String,
     folder: PathBuf,
     options: String,
     pub at: Address,
@@ -72,6 +85,13 @@ pub struct Cluster {
 impl Cluster {
     /// `settings` as in postgresql.conf, `name=value`.
     pub fn start(stem: &str, settings: &[&str]) -> Self {
+        let cluster = Self::make(&own_programs(), stem, settings);
+        cluster.up();
+        cluster
+    }
+
+    /// Made by the programs in a folder, and not started.
+    pub fn make(programs: &str, stem: &str, settings: &[&str]) -> Self {
         let folder = std::env::temp_dir().join(unique(stem));
         fs::create_dir_all(&folder).expect("the temporary folder is writable");
         if is_root() {
@@ -86,14 +106,43 @@ impl Cluster {
         for setting in settings {
             options.push_str(&format!(" -c {setting}"));
         }
-        let cluster = Cluster { at: Address { socket_dir, port: 5432, user: "postgres".into() }, folder, options };
-        let made = server_program("initdb")
-            .args(["-D", &cluster.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
+        let at = Address { socket_dir, port: 5432, user: "postgres".into() };
+        let cluster = Cluster { programs: programs.into(), at, folder, options };
+        // Checksums are PostgreSQL 18's default, and pg_upgrade wants both clusters to have them or neither.
+        let made = program_of(programs, "initdb")
+            .args([
+                "-D",
+                &cluster.data(),
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--no-sync",
+                "-k",
+            ])
             .output()
             .expect("initdb runs");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        cluster.up();
         cluster
+    }
+
+    /// Takes over everything of a cluster of the same or an older version. Neither may run.
+    pub fn upgrade_from(&self, old: &Cluster) {
+        let done = program_of(&self.programs, "pg_upgrade")
+            .args(["-b", &old.programs, "-B", &self.programs, "-d", &old.data(), "-D", &self.data(), "-U", "postgres"])
+            .args(["-s", &self.at.socket_dir])
+            .current_dir(&self.folder)
+            .output()
+            .expect("pg_upgrade runs");
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "pg_upgrade: {out}\n{err}");
+    }
+
+    pub fn down(&self) {
+        assert!(self.pg_ctl(&["-m", "fast", "stop"]), "the server does not stop: {}", self.log());
     }
 
     fn data(&self) -> String {
@@ -102,7 +151,7 @@ impl Cluster {
 
     fn pg_ctl(&self, args: &[&str]) -> bool {
         let log = self.folder.join("log").display().to_string();
-        server_program("pg_ctl")
+        program_of(&self.programs, "pg_ctl")
             .args(["-D", &self.data(), "-l", &log, "-w", "-s"])
             .args(args)
             .stdin(Stdio::null())
@@ -126,11 +175,20 @@ impl Cluster {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    fn postmaster(&self) -> u32 {
+        let first = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
+        first.lines().next().and_then(|l| l.trim().parse().ok()).expect("postmaster.pid starts with a pid")
+    }
+
+    /// How large a file may get that sessions begun from now on write, in bytes or "unlimited": what a full disk is like.
+    pub fn limit_files(&self, limit: &str) {
+        let (pid, limit) = (format!("--pid={}", self.postmaster()), format!("--fsize={limit}:"));
+        assert!(as_server_user("prlimit").args([pid, limit]).status().expect("prlimit runs").success());
+    }
+
     /// kill -9 of the postmaster and of every process it started.
     pub fn kill(&self) {
-        let first = fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("the server runs");
-        let postmaster: u32 =
-            first.lines().next().and_then(|l| l.trim().parse().ok()).expect("postmaster.pid starts with a pid");
+        let postmaster = self.postmaster();
         let mut pids = children(postmaster);
         pids.insert(0, postmaster);
         let list: Vec<String> = pids.iter().map(u32::to_string).collect();

@@ -48,7 +48,7 @@ fn counts_are_what_was_recorded() {
     // A row is its values, a tuple header of 24 bytes and a pointer of 4; helper rows of key changes are among them.
     let stored = |table: &str| {
         format!(
-            "SELECT sum(28 + 54 + octet_length(key) + 4 + coalesce(octet_length(old_key) + 4, 0) + coalesce(pg_column_size(old_image), 0) + coalesce(pg_column_size(new_image), 0))
+            "SELECT sum(28 + 54 + octet_length(key) + 4 + coalesce(octet_length(old_key) + 4, 0) + coalesce(pg_column_size(old_image), 0) + coalesce(pg_column_size(new_image), 0) + coalesce(pg_column_size(old_exact), 0) + coalesce(pg_column_size(new_exact), 0))
              FROM threadline.change_log WHERE abs(table_id) = (SELECT table_id FROM threadline.captured_table WHERE table_name = '{table}')"
         )
     };

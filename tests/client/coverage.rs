@@ -105,7 +105,7 @@ fn a_partition_that_is_not_recorded_uncovers_its_table() {
     let status =
         "SELECT string_agg(table_name || ' ' || status, ', ' ORDER BY table_name) FROM threadline.audit_coverage()";
     assert_eq!(s.one(status), "p covered, p1 covered, p2 covered");
-    s.run("ALTER TABLE p2 DISABLE TRIGGER threadline_capture");
+    s.run("ALTER TABLE p2 DISABLE TRIGGER ALL");
     assert_eq!(s.one(status), "p uncovered, p1 covered, p2 uncovered");
     assert_eq!(
         s.one("SELECT detail #>> '{findings,0,table}' FROM threadline.audit_gaps WHERE until_at = 'infinity'"),
@@ -137,11 +137,11 @@ fn every_table_is_listed_with_why_it_is_not_covered() {
         listed,
         [
             "noted | expected_uncovered | rebuilt every night",
-            "child | uncovered | it has no primary key | no_primary_key",
+            "child | uncovered | it has no primary key: audit_enable needs key_columns or options {\"key\": \"full_row\"} | no_primary_key",
             "covered | covered",
             "deferred | uncovered | its primary key is deferrable | deferrable_primary_key",
             "gone | uncovered | a column of its key was dropped: writes to it fail | key_column_dropped key_not_unique",
-            "keyless | uncovered | it has no primary key | no_primary_key",
+            "keyless | uncovered | it has no primary key: audit_enable needs key_columns or options {\"key\": \"full_row\"} | no_primary_key",
             "never | uncovered | it was never put under capture",
             "nonunique | covered | key_not_unique",
             "off | uncovered | capture was switched off",

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::support::Database;
+use crate::support::{Database, Failure};
 
 const WRITERS: u32 = 4;
 
@@ -106,5 +106,40 @@ fn a_killed_backend_leaves_nothing_of_its_transaction() {
     s.run("INSERT INTO t VALUES (1000)");
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes"), 1);
     assert_eq!(s.one("SELECT change_count FROM threadline.audit_transactions WHERE change_count > 0"), "1");
+    s.assert_replay_holds("t");
+}
+
+#[test]
+fn a_full_disk_fails_the_write_and_leaves_nothing_of_it() {
+    let cluster = Cluster::start("disk_full", &[]);
+    let db = Database::bare(&cluster.at, "disk_full");
+    db.session().run("CREATE EXTENSION threadline_forensics; CREATE TABLE t (id int PRIMARY KEY, v text); SELECT threadline.audit_enable('t')");
+    // Above a segment of WAL, which is written whole.
+    cluster.limit_files(&(20 << 20).to_string());
+    let mut s = db.session();
+    let write = |n: i64| {
+        format!(
+            "INSERT INTO t SELECT g, repeat(md5(g::text), 20) FROM generate_series({n} * 1000 + 1, {n} * 1000 + 1000) g"
+        )
+    };
+    let mut written = 0;
+    let failure = loop {
+        match s.try_run(&write(written)) {
+            Ok(_) => written += 1,
+            Err(error) => break Failure::of(&error),
+        }
+        assert!(written < 100, "the limit is reached");
+    };
+    // The log grows faster than the table.
+    assert!(failure.message.contains("could not extend") || failure.message.contains("could not write"), "{failure:?}");
+    assert!(written > 2, "{failure:?}");
+    for session in [&mut s, &mut db.session()] {
+        assert_eq!(session.number("SELECT count(*) FROM t"), written * 1000);
+        assert_eq!(session.number("SELECT count(*) FROM threadline.audit_changes"), written * 1000);
+        session.assert_replay_holds("t");
+    }
+    cluster.limit_files("unlimited");
+    db.session().run(&write(written));
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_changes"), (written + 1) * 1000);
     s.assert_replay_holds("t");
 }

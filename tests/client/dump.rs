@@ -150,6 +150,39 @@ fn plain_sql() {
     round_trip("dump_plain", false);
 }
 
+/// In the copy types, labels and attributes have other numbers.
+#[test]
+fn exact_values_and_renamed_labels_come_along() {
+    let source = Database::new("dump_exact");
+    let mut old = source.session();
+    old.run(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (gone int, f float8, m mood);
+         CREATE TABLE t (id int PRIMARY KEY, f float8, m mood, p pair, ms mood[]); SELECT threadline.audit_enable('t');
+         INSERT INTO t VALUES (1, '-0', 'sad', ROW(1, '-0', 'sad'), '[0:1]={sad,ok}')",
+    );
+    old.run("ALTER TYPE mood RENAME VALUE 'sad' TO 'glum'; ALTER TYPE pair DROP ATTRIBUTE gone; ALTER TYPE pair RENAME ATTRIBUTE f TO g");
+    old.run("INSERT INTO t VALUES (2, 0, 'glum', ROW('-0', 'glum'), '{glum}')");
+    let rows = "SELECT r::text FROM threadline.audit_as_of(NULL::t, 'infinity') r ORDER BY id";
+    let wanted = ["(1,-0,glum,\"(-0,glum)\",\"[0:1]={glum,ok}\")", "(2,0,glum,\"(-0,glum)\",{glum})"];
+    assert_eq!(old.column(rows), wanted);
+    let cluster = Cluster::start("dump_exact", &[]);
+    for at in [&source.at, &cluster.at] {
+        let copy = Database::bare(at, "dump_exact_copy");
+        dump_restore(&source, &copy, true);
+        let mut s = copy.session();
+        assert_eq!(s.column(rows), wanted);
+        s.assert_replay_holds("t");
+        // The copy tells by its own numbers what becomes of what the source recorded.
+        s.run("UPDATE t SET f = 1 WHERE id = 2");
+        s.run("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'; ALTER TYPE pair RENAME ATTRIBUTE g TO h");
+        assert_eq!(s.column(rows), s.column("SELECT t::text FROM t ORDER BY id"));
+        s.assert_replay_holds("t");
+        s.run("UPDATE t SET m = 'fine' WHERE id = 1");
+        assert_eq!(s.column(rows), s.column("SELECT t::text FROM t ORDER BY id"));
+        s.assert_replay_holds("t");
+    }
+}
+
 #[test]
 fn dropping_and_creating_the_extension_anew() {
     let db = Database::new("dump_drop");

@@ -57,6 +57,26 @@ impl Writers {
         Writers { sessions, settings }
     }
 
+    /// Runs a statement in one of the sessions.
+    pub fn run(&mut self, r: &mut Random, statement: &str) -> u64 {
+        self.pick(r).run(statement)
+    }
+
+    /// What a table's rows are now by the record is what they are, whatever the reader has set.
+    pub fn assert_typed_rows(&mut self, r: &mut Random, table: &Table) {
+        let (session, name) = (self.pick(r), table.qualified());
+        let live = session.column(&format!("SELECT t::text FROM {name} t ORDER BY k"));
+        let as_of = session
+            .column(&format!("SELECT t::text FROM threadline.audit_as_of(NULL::{name}, 'infinity') t ORDER BY k"));
+        let different: Vec<_> = live.iter().zip(&as_of).filter(|(l, a)| l != a).take(2).collect();
+        assert!(
+            live.len() == as_of.len() && different.is_empty(),
+            "{name}: {} rows, by the record {}; the row, and the row as of now: {different:?}",
+            live.len(),
+            as_of.len()
+        );
+    }
+
     /// One of the sessions, with settings that change what values look like.
     fn pick(&mut self, r: &mut Random) -> &mut Session {
         let at = r.below(self.sessions.len() as u64) as usize;

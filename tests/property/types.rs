@@ -62,14 +62,19 @@ fn exercise(
             let delete = table.delete(r);
             oracle.step(writers, r, table, &delete);
         }
-        if r.percent(30) {
-            table.reshape(admin, r, kinds);
+        if r.percent(30) && table.reshape(admin, r, kinds).contains(" ADD COLUMN ") {
+            // An image that is older than a column says NULL of it.
+            let update = format!("UPDATE {} SET k = k", table.qualified());
+            writers.run(r, &update);
         }
+        writers.assert_typed_rows(r, table);
     }
     let update = table.update(r);
     oracle.step(writers, r, table, &update);
     let delete = table.delete(r);
     oracle.step(writers, r, table, &delete);
+    writers.assert_typed_rows(r, table);
+    admin.assert_replay_holds(&table.qualified());
     inserted
 }
 

@@ -150,6 +150,23 @@ pub const PATHS: &[WritePath] = &[
         p.run("RESET statement_timeout; INSERT INTO t VALUES (1, 'after')");
         p.recorded(&["+t 1 after"])
     }),
+    ("session terminated in mid-statement, in the triggers of a large one", |p| {
+        p.t("(1, 'a')");
+        p.run(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$;
+             CREATE TRIGGER slow AFTER INSERT ON t FOR EACH ROW WHEN (NEW.id = 3000) EXECUTE FUNCTION slow()",
+        );
+        let mut other = p.session();
+        let pid = other.one("SELECT pg_backend_pid()");
+        let written = std::thread::spawn(move || {
+            other.try_run("INSERT INTO t SELECT g, 'gone' FROM generate_series(2, 4000) g").is_ok()
+        });
+        wait_for(p, &format!("pid = {pid} AND wait_event = 'PgSleep'"));
+        p.run(&format!("SELECT pg_terminate_backend({pid}, 30000)"));
+        assert!(!written.join().expect("the writer"), "it lost its session");
+        p.run("UPDATE t SET v = 'after'");
+        p.recorded(&["~t 1 v:a>after"])
+    }),
     ("session terminated in mid-transaction", |p| {
         p.t("(1, 'a')");
         let mut other = p.session();

@@ -83,14 +83,36 @@ pub const PATHS: &[WritePath] = &[
     }),
     ("a leaf made later, before audit_maintain()", |p| {
         partitioned(p);
-        p.run("CREATE TABLE t_new PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t VALUES (1001, 'x')");
+        p.run("CREATE TABLE t_new PARTITION OF t FOR VALUES FROM (1000) TO (2000)");
+        p.run("INSERT INTO t VALUES (1001, 'x')");
         p.prepared();
         p.run("TRUNCATE t_new");
+        assert_eq!(
+            p.s.one("SELECT threadline.replay_check('t') ->> 'complete'"),
+            "false",
+            "it may have been VACUUM FULL, too"
+        );
         p.unrecorded("t")
+    }),
+    ("a leaf made by the transaction that writes and truncates it", |p| {
+        partitioned(p);
+        p.run("BEGIN; CREATE TABLE t_new PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t VALUES (1001, 'x'); TRUNCATE t_new; INSERT INTO t VALUES (1002, 'y'); COMMIT");
+        p.run("TRUNCATE t_new");
+        p.recorded(&["+t 1001 x | !t 1001 x | +t 1002 y", "!t 1002 y"])
+    }),
+    ("the partitioned table, then single leaves made later, in one transaction", |p| {
+        partitioned(p);
+        p.run("CREATE TABLE t_new PARTITION OF t FOR VALUES FROM (1000) TO (2000)");
+        p.run("INSERT INTO t VALUES (1001, 'x')");
+        p.prepared();
+        p.run("BEGIN; TRUNCATE t; INSERT INTO t VALUES (1002, 'y'); TRUNCATE t_new; SAVEPOINT s; TRUNCATE t; ROLLBACK TO s; INSERT INTO t VALUES (1, 'z'); COMMIT");
+        p.run("TRUNCATE t_new, t_low");
+        p.recorded(&["!t 1 a; !t 1001 x; !t 101 b; !t 201 c | +t 1002 y | !t 1002 y | +t 1 z", "!t 1 z"])
     }),
     ("the partitioned table, with leaves made later", |p| {
         partitioned(p);
-        p.run("CREATE TABLE t_new PARTITION OF t FOR VALUES FROM (1000) TO (2000); INSERT INTO t VALUES (1001, 'x')");
+        p.run("CREATE TABLE t_new PARTITION OF t FOR VALUES FROM (1000) TO (2000)");
+        p.run("INSERT INTO t VALUES (1001, 'x')");
         p.run("ALTER TABLE t_low DISABLE TRIGGER threadline_truncate_leaf; TRUNCATE t");
         p.recorded(&["+t 1001 x", "!t 1 a; !t 1001 x; !t 101 b; !t 201 c"])
     }),
