@@ -215,7 +215,7 @@ DECLARE
 BEGIN
     FOR moved IN
         -- First what went, so that a partition attached anew ends up there.
-        SELECT f.relation, f.state FROM threadline.partition_findings(root_id, witness_partitions.root) AS f ORDER BY f.state DESC
+        SELECT f.relation, f.state FROM threadline.partition_findings(root_id, witness_partitions.root) AS f ORDER BY f.state DESC, f.relation
     LOOP
         IF moved.state = 'detached' AND EXISTS (
             -- Of a table that was detached with partitions of its own, only it was changed.

@@ -31,7 +31,7 @@ BEGIN ATOMIC
     SELECT p.version, coalesce(n.image, 's.image'), coalesce(n.exact, 's.exact'), s.skip, coalesce(p.redacted, '{}'), coalesce(p.retyped, '{}')
     FROM past p
     CROSS JOIN hidden h
-    LEFT JOIN threadline.version_as_now(image_comparison.p_table_id, image_comparison.p_relation, h.names) n ON n.version = p.version
+    LEFT JOIN threadline.version_as_now(image_comparison.p_table_id, image_comparison.p_relation, h.names, true) n ON n.version = p.version
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(n.name ORDER BY n.name), '{}') AS skip
         FROM present n

@@ -43,9 +43,9 @@ BEGIN ATOMIC
 END;
 
 -- SQL expressions over s.image and s.exact that give a recorded version's columns the names of now, drop those that
--- are gone, were redacted or are hidden, and spell exact texts as their types read them now. Versions that need none
+-- are gone, were redacted or are hidden, or hold what does not compare if that is asked, and spell exact texts as their types read them now. Versions that need none
 -- do not appear.
-CREATE FUNCTION threadline.version_as_now(p_table_id integer, p_relation regclass, p_hidden text[])
+CREATE FUNCTION threadline.version_as_now(p_table_id integer, p_relation regclass, p_hidden text[], p_to_compare boolean)
 RETURNS TABLE (version integer, image text, exact text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
@@ -61,7 +61,8 @@ BEGIN ATOMIC
            || ', ''{}'')'
     FROM (
         SELECT c.version, c.name_then, c.name_now, c.recipe,
-               c.name_now IS NULL OR c.redact IS NOT NULL OR c.name_now = ANY (version_as_now.p_hidden) AS goes,
+               c.name_now IS NULL OR c.redact IS NOT NULL OR c.name_now = ANY (version_as_now.p_hidden)
+                   OR version_as_now.p_to_compare AND c.masked_otherwise AS goes,
                c.name_now <> c.name_then AS is_renamed,
                -- What became json was turned into it as its JSON form is.
                (c.type_now IN ('json', 'jsonb') AND c.type_then NOT IN ('json', 'jsonb')) IS NOT TRUE AS is_readable
@@ -124,6 +125,6 @@ BEGIN ATOMIC
     FROM (
         SELECT string_agg(format('WHEN %s THEN %s', n.version, n.image), ' ' ORDER BY n.version) AS images,
                string_agg(format('WHEN %s THEN %s', n.version, n.exact), ' ' ORDER BY n.version) AS exacts
-        FROM threadline.version_as_now(typed_statement.p_table_id, typed_statement.p_relation, '{}') n
+        FROM threadline.version_as_now(typed_statement.p_table_id, typed_statement.p_relation, '{}', false) n
     ) v;
 END;

@@ -58,6 +58,11 @@ pub fn is_under_way() -> bool {
     UNDER_WAY.with_borrow(Option::is_some)
 }
 
+/// Whether the row is that of a savepoint. One that left before, in what the savepoint is part of, arrives yet.
+pub fn is_under_way_in(subtransaction: u32) -> bool {
+    UNDER_WAY.with_borrow(|under_way| under_way.as_ref().is_some_and(|source| source.subtransaction == subtransaction))
+}
+
 /// The savepoint (or, without one, the transaction) is over, and the row's memory with it.
 pub fn forget(subtransaction: Option<u32>) {
     UNDER_WAY.with_borrow_mut(|under_way| {

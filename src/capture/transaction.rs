@@ -51,7 +51,7 @@ pub fn on_subtransaction_event(event: SubTransactionEvent) {
 
 /// A savepoint is released: its changes go on waiting with its parent's, unless they are too many together.
 fn finish_savepoint(id: u32, parent: u32) -> Result<(), Error> {
-    if partition_move::is_under_way() {
+    if partition_move::is_under_way_in(id) {
         xact::with_snapshot(partition_move::settle)?;
     }
     if buffer::is_too_much_together(id, parent) { xact::with_snapshot(buffer::flush) } else { Ok(()) }

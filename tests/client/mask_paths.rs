@@ -190,6 +190,87 @@ fn a_renamed_column_keeps_its_paths() {
 }
 
 #[test]
+fn exact_texts_tell_nothing_of_what_is_masked() {
+    let (_db, mut s) =
+        table("path_exact", "j json, a json[], d jsonb, seen json, b jsonb[]", "'j.pin', 'a.pin', 'd.pin', 'b.pin'");
+    let odd = format!("{{ \"pin\":  \"{SECRET}\",\"k\" : 1e2, \"pin\" : \"{SECRET}\" }}");
+    s.run(&format!(
+        "INSERT INTO t VALUES (1, '{odd}', ARRAY['{odd}', ' null ']::json[], '{odd}', '{{ \"k\":1e2 }}', '[5:5]={{null}}'::jsonb[] || '{odd}'::jsonb)"
+    ));
+    let images = "SELECT concat_ws(' ', new_image -> 'j', new_image -> 'a', new_image -> 'd', new_image -> 'b') FROM threadline.change_log ORDER BY id DESC LIMIT 1";
+    let masked = r#"{"k": 100, "pin": "[REDACTED]"}"#;
+    assert_eq!(s.one(images), format!("{masked} [{masked}, null] {masked} [null, {masked}]"));
+    let exact = "SELECT new_exact FROM threadline.change_log ORDER BY id DESC LIMIT 1";
+    assert_eq!(s.one(exact), r#"{"seen": "{ \"k\":1e2 }"}"#, "where nothing is hidden the spelling is kept");
+    assert_eq!(
+        s.one("SELECT concat_ws(' ', j, seen) FROM threadline.audit_as_of(NULL::t, 'infinity')"),
+        format!("{masked} {{ \"k\":1e2 }}"),
+        "typed, the document shows the placeholder"
+    );
+    s.run(&format!("UPDATE t SET j = '{{\"pin\":   \"{SECRET}\"}}', a = a || a, d = d || '{{}}', b = b || b"));
+    s.run(&format!("UPDATE t SET id = 2, j = 'null', d = ' null ', a = NULL; DELETE FROM t; INSERT INTO t (id, j) VALUES (3, '{odd}')"));
+    assert_eq!(
+        s.one("SELECT string_agg(distinct new_exact::text, ' ') FROM threadline.change_log WHERE new_exact ? 'j'"),
+        r#"{"d": "null", "j": "null", "seen": "{ \"k\":1e2 }"}"#,
+        "a JSON null is told from SQL NULL"
+    );
+    s.assert_replay_holds("t");
+    s.run("SELECT threadline.audit_enable('t', options => '{\"image\": \"delta\"}')");
+    s.run(&format!("UPDATE t SET j = '{odd} '; UPDATE t SET id = 4; UPDATE t SET j = '{odd}  '; TRUNCATE t"));
+    assert_secret_is_nowhere(&mut s);
+    s.assert_replay_holds("t");
+}
+
+#[test]
+fn text_of_statements_is_left_out() {
+    let (_db, mut s) = table("path_text", "d jsonb", "'d.pin'");
+    s.run("CREATE TABLE o (id int PRIMARY KEY, v text); SELECT threadline.audit_enable('o'); SET threadline.capture_query = text");
+    s.run(&format!("INSERT INTO t VALUES (1, '{{\"pin\": \"{SECRET}\"}}')"));
+    s.run(&format!("INSERT INTO o SELECT 1, 'x' WHERE '{SECRET}' <> ''"));
+    assert_secret_is_nowhere(&mut s);
+    s.run("SELECT threadline.audit_enable('t', mask => '{}')");
+    s.run("INSERT INTO o VALUES (2, 'told')");
+    assert_eq!(
+        s.number("SELECT count(*) FROM threadline.audit_transactions WHERE statements::text LIKE '%told%'"),
+        1,
+        "with nothing to hide it is kept"
+    );
+}
+
+#[test]
+fn rows_without_a_key_are_told_apart_by_what_is_recorded() {
+    let db = Database::new("path_full_row");
+    let mut s = db.session();
+    s.run("CREATE TABLE t (v text, d json); SELECT threadline.audit_enable('t', mask => ARRAY['d.pin'], options => '{\"key\": \"full_row\"}')");
+    s.run(&format!("INSERT INTO t VALUES ('a', '{{\"pin\": \"{SECRET}\"}}'), ('a', '{{\"pin\":2}}'), ('a', '{{\"pin\": 2, \"k\": 1}}')"));
+    assert_eq!(
+        s.number("SELECT count(DISTINCT table_pk) FROM threadline.audit_changes"),
+        2,
+        "the same but for what is hidden is the same"
+    );
+    let row = r#"{"v": "a", "d": {"pin": "whatever"}}"#;
+    assert_eq!(s.number(&format!("SELECT count(*) FROM threadline.audit_history('t', '{row}'::jsonb)")), 2);
+    s.run("UPDATE t SET d = '{\"pin\": 3}' WHERE d ->> 'pin' = '2' AND d ->> 'k' IS NULL; DELETE FROM t WHERE d ->> 'pin' = '3'");
+    s.assert_replay_holds("t");
+    let gaps = "SELECT count(*) FROM threadline.audit_gaps WHERE reason = 'shape_changed' AND until_at = 'infinity'";
+    for (now, policy) in [
+        ("other paths", "mask => ARRAY['d.pin', 'd.k']"),
+        ("another placeholder", "mask_placeholder => '***'"),
+        ("no paths", "mask => '{}'"),
+    ] {
+        s.run(&format!("SELECT threadline.audit_enable('t', baseline => false, {policy})"));
+        assert_eq!(s.number(gaps), 1, "digests of before do not meet those with {now}");
+        s.run("SELECT threadline.audit_enable('t')");
+        assert_eq!(s.number(gaps), 0, "{now}");
+        s.run("INSERT INTO t VALUES ('b', '{\"k\": 2}'); DELETE FROM t WHERE v = 'b'");
+        s.assert_replay_holds("t");
+        if now != "no paths" {
+            assert_secret_is_nowhere(&mut s);
+        }
+    }
+}
+
+#[test]
 fn partitions_and_the_readers_own_row_images() {
     let db = Database::new("path_partitions");
     let mut s = db.session();

@@ -150,6 +150,62 @@ fn the_others_of_a_batch_are_not_lost() {
 }
 
 #[test]
+fn statements_are_counted_without_what_is_lost() {
+    let (_db, mut s) = tables("warn_statements");
+    let leaf = s.one("SELECT to_char(now() AT TIME ZONE 'UTC', '\"threadline.change_log_\"YYYY_MM')");
+    s.run(&format!("CREATE UNIQUE INDEX once ON {leaf} (table_id, row_key, op)"));
+    s.run("INSERT INTO w VALUES (1, 'a'); DELETE FROM w");
+    s.run(
+        "DO $$ BEGIN
+               INSERT INTO w VALUES (1, 'again'), (2, 'b');
+               INSERT INTO f VALUES (1, 'c'), (2, 'd'), (3, 'e');
+           END $$",
+    );
+    assert_eq!(gaps(&mut s, "w"), ["2 23505"]);
+    let statements = "SELECT s.changes FROM threadline.audit_statements((SELECT id FROM threadline.audit_transactions ORDER BY commit_no DESC LIMIT 1)) s";
+    assert_eq!(s.column(statements), ["0", "3"]);
+}
+
+#[test]
+fn partitions_that_cannot_be_noted() {
+    let db = Database::new("warn_partitions");
+    let mut s = db.session();
+    let parts = |name: &str| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE {name}1 PARTITION OF {name} FOR VALUES FROM (0) TO (10); CREATE TABLE {name}2 PARTITION OF {name} DEFAULT"
+        )
+    };
+    s.run(&format!(
+        "{}; SELECT threadline.audit_enable('p', {WARN}); {}; SELECT threadline.audit_enable('q')",
+        parts("p"),
+        parts("q")
+    ));
+    s.run("INSERT INTO p VALUES (1, 'a'), (11, 'b'); UPDATE p SET id = 12 WHERE id = 1; INSERT INTO q VALUES (1, 'a')");
+    assert_eq!(gaps(&mut s, "p"), [""; 0]);
+    db.session().run("CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (50) TO (60); UPDATE p SET id = 50 WHERE id = 12; UPDATE p SET id = 12 WHERE id = 50");
+    assert_eq!(
+        recorded(&mut s),
+        ["p insert 1", "p insert 11", "p update 12", "q insert 1", "p update 50", "p update 12"],
+        "a row that is on its way when a partition is noted arrives all the same"
+    );
+    s.assert_replay_holds("p");
+    // In this session both are noted, and what TRUNCATE emptied is to be noted in the end.
+    s.run("ALTER TABLE threadline.known_partition ADD CHECK (filenode <> 0) NOT VALID");
+    assert_eq!(s.failure("TRUNCATE q1").code, "23514");
+    s.run("TRUNCATE p2");
+    assert_eq!(gaps(&mut s, "p"), ["0 23514"], "its rows are recorded");
+    drop_storage(&mut s, "known_partition");
+    let mut fresh = db.session();
+    assert_eq!(fresh.failure("INSERT INTO q VALUES (2, 'b')").code, "55000");
+    fresh.run("INSERT INTO p VALUES (2, 'b'), (13, 'c')");
+    assert_eq!(s.number("SELECT count(*) FROM p"), 2);
+    assert_eq!(
+        s.one("SELECT detail ->> 'changes' FROM threadline.gap WHERE reason = 'warn_on_error' AND detail ->> 'sqlstate' = '55000'"),
+        "2"
+    );
+}
+
+#[test]
 fn savepoints_blocks_and_prepared_transactions() {
     let (db, mut s) = tables("warn_savepoints");
     s.run("ALTER TABLE w ADD x text");
