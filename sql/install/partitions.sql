@@ -215,7 +215,7 @@ DECLARE
 BEGIN
     FOR moved IN
         -- First what went, so that a partition attached anew ends up there.
-        SELECT f.relation, f.state FROM threadline.partition_findings(root_id, witness_partitions.root) AS f ORDER BY f.state DESC
+        SELECT f.relation, f.state FROM threadline.partition_findings(root_id, witness_partitions.root) AS f ORDER BY f.state DESC, f.relation
     LOOP
         IF moved.state = 'detached' AND EXISTS (
             -- Of a table that was detached with partitions of its own, only it was changed.
@@ -261,6 +261,7 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', threadline.qualified_name(witness_drop.target));
     FOR leaf IN
         SELECT p.relid FROM pg_partition_tree(witness_drop.target) AS p JOIN pg_class AS c ON c.oid = p.relid AND c.relkind = 'r'
+        ORDER BY p.relid
     LOOP
         IF threadline.record_partition_move(root_id, root, leaf, 'drop') THEN
             DELETE FROM threadline.known_partition AS k WHERE k.table_id = root_id AND k.relation = leaf;

@@ -213,7 +213,7 @@ impl Encoder {
 impl Elements {
     fn append(&self, array: Value, out: &mut Vec<u8>, lossy: &mut bool) -> u32 {
         let array = types::array_values(array, self.type_oid, self.storage, self.align);
-        *lossy |= !array.starts_at_one || (self.lossy && !array.values.is_empty());
+        *lossy |= self.lossy || !array.starts_at_one;
         self.append_dimension(&array.lengths, &array.values, out, lossy)
     }
 
