@@ -140,6 +140,8 @@ AS $$
 DECLARE
     v_row jsonb;
     v_recorded jsonb;
+    v_image jsonb;
+    v_alike record;
     v_relation regclass;
     v_missing text;
     v_unknown text;
@@ -161,9 +163,19 @@ BEGIN
         WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = v_relation AND a.attnum = c.attnum AND a.attgenerated = 'v');
         -- Where a column is called full_row, an object of it alone is a row.
         IF v_missing IS NULL AND v_unknown IS NULL AND v_row IS NOT NULL THEN
-            EXECUTE format('SELECT k.row_key, k.key FROM jsonb_populate_record(NULL::%s, $1) AS r CROSS JOIN LATERAL threadline.row_key(r.*) AS k', v_relation)
-            INTO key_given.row_key, key_given.key
+            EXECUTE format('SELECT k.row_key, k.key, threadline.row_image(r.*) FROM jsonb_populate_record(NULL::%s, $1) AS r CROSS JOIN LATERAL threadline.row_key(r.*) AS k', v_relation)
+            INTO key_given.row_key, key_given.key, v_image
             USING v_recorded;
+            IF NOT EXISTS (SELECT FROM threadline.readable_change c
+                           WHERE c.table_id = key_given.table_id AND c.row_key = key_given.row_key AND c.key = key_given.key COLLATE "C") THEN
+                -- Where JSON loses a part of the row, it is the newest one that looks like this.
+                SELECT c.row_key, c.key INTO v_alike
+                FROM threadline.readable_change_newest c
+                WHERE c.table_id = key_given.table_id AND c.op >= 3 AND c.new_exact IS NOT NULL AND c.new_image::text = v_image::text
+                LIMIT 1;
+                key_given.row_key := coalesce(v_alike.row_key, key_given.row_key);
+                key_given.key := coalesce(v_alike.key, key_given.key);
+            END IF;
             RETURN;
         ELSIF v_row IS NOT NULL AND NOT v_row ? 'full_row' THEN
             RAISE EXCEPTION USING

@@ -261,6 +261,7 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', threadline.qualified_name(witness_drop.target));
     FOR leaf IN
         SELECT p.relid FROM pg_partition_tree(witness_drop.target) AS p JOIN pg_class AS c ON c.oid = p.relid AND c.relkind = 'r'
+        ORDER BY p.relid
     LOOP
         IF threadline.record_partition_move(root_id, root, leaf, 'drop') THEN
             DELETE FROM threadline.known_partition AS k WHERE k.table_id = root_id AND k.relation = leaf;

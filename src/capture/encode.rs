@@ -260,7 +260,7 @@ impl Elements {
         if self.masked {
             return self.append_dimension(&array.lengths, &array.values, out, &mut false);
         }
-        *lossy |= !array.starts_at_one || (self.lossy && !array.values.is_empty());
+        *lossy |= self.lossy || !array.starts_at_one;
         self.append_dimension(&array.lengths, &array.values, out, lossy)
     }
 

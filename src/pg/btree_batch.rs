@@ -92,9 +92,12 @@ impl IntegerIndex {
         let mut alone = 0;
         while !rest.is_empty() {
             let worth_a_try = rest.len() >= MIN_RUN && alone <= slots.len() / 2;
-            // SAFETY: by the caller's promise; the entries are in order.
-            let tried =
-                if worth_a_try { unsafe { self.try_leaf(index, table, rest) } } else { Tried::Left(rest.len()) };
+            let tried = if worth_a_try {
+                // SAFETY: by the caller's promise; the entries are in order.
+                unsafe { self.try_leaf(index, table, rest) }
+            } else {
+                Tried::Left(rest.len())
+            };
             match tried {
                 Tried::Entered(count) => rest = &rest[count..],
                 Tried::Left(count) => {

@@ -79,8 +79,11 @@ impl Index {
         let relation = unsafe { pg_sys::index_open(self.oid, pg_sys::RowExclusiveLock as i32) };
         if has_changed() {
             // SAFETY: what a BRIN keeps there (brininsert) points into the server's description of the index, which may
-            // be another one now; it is made anew.
-            unsafe { (*self.info).ii_AmCache = core::ptr::null_mut() };
+            // be another one now; it is made anew, for this once: a leaf that has changed is not used again.
+            unsafe {
+                (*self.info).ii_AmCache = core::ptr::null_mut();
+                (*self.info).ii_Context = pg_sys::CurrentMemoryContext;
+            }
         }
         let one = |slot: *mut pg_sys::TupleTableSlot| self.insert(relation, table, slot);
         if self.only_ends {
