@@ -3,6 +3,23 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+/// Begins a row of insertions into one index with an IndexInfo that outlives it. What a BRIN keeps in it (brininsert) points
+/// into the server's description of the index: it is of use for the next row of insertions only while that is the same,
+/// and since PostgreSQL 17 not at all. Otherwise it goes with the current context.
+///
+/// # Safety
+/// `info` is a live IndexInfo. Once `has_changed` it is not used again beyond the current context's end.
+pub unsafe fn begin_index_insert(info: *mut pg_sys::IndexInfo, has_changed: bool) {
+    let kept = cfg!(any(feature = "pg14", feature = "pg15", feature = "pg16")) && !has_changed;
+    if !kept {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            (*info).ii_AmCache = core::ptr::null_mut();
+            (*info).ii_Context = pg_sys::CurrentMemoryContext;
+        }
+    }
+}
+
 /// Ends a row of insertions into one index, which some access methods have to be told since PostgreSQL 17.
 ///
 /// # Safety

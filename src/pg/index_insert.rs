@@ -77,14 +77,8 @@ impl Index {
         // SAFETY: raises an error or returns the index, which is closed below; an error leaves that to the transaction's
         // resource owner. The lock stays until the transaction ends: the next batch would ask for it again.
         let relation = unsafe { pg_sys::index_open(self.oid, pg_sys::RowExclusiveLock as i32) };
-        if has_changed() {
-            // SAFETY: what a BRIN keeps there (brininsert) points into the server's description of the index, which may
-            // be another one now; it is made anew, for this once: a leaf that has changed is not used again.
-            unsafe {
-                (*self.info).ii_AmCache = core::ptr::null_mut();
-                (*self.info).ii_Context = pg_sys::CurrentMemoryContext;
-            }
-        }
+        // SAFETY: `info` is the index's; the current context lives as long as the batch.
+        unsafe { compat::begin_index_insert(self.info, has_changed()) };
         let one = |slot: *mut pg_sys::TupleTableSlot| self.insert(relation, table, slot);
         if self.only_ends {
             self.rows_at_ends(slots).for_each(|place| one(slots[place]));
