@@ -166,8 +166,10 @@ mod tests {
         }
     }
 
+    type Write<'w> = &'w dyn Fn(&mut Vec<u8>) -> u32;
+
     /// A document's root container.
-    fn object(pairs: &[(&str, &dyn Fn(&mut Vec<u8>) -> u32)]) -> Vec<u8> {
+    fn object(pairs: &[(&str, Write)]) -> Vec<u8> {
         let keys = Keys::new(pairs.iter().map(|(key, _)| key.as_bytes()));
         let mut out = Vec::new();
         let place = write_object(&mut out, &keys, |pair, out| pairs[pair].1(out)).unwrap();
@@ -189,12 +191,10 @@ mod tests {
         let names: Vec<String> = (0..70).map(|n| format!("k{n:02}")).collect();
         let number = |out: &mut Vec<u8>| push_integer(out, 12_345_678_901);
         let word = |out: &mut Vec<u8>| push_string(out, b"abcde");
-        let pairs: Vec<(&str, &dyn Fn(&mut Vec<u8>) -> u32)> = names
+        let pairs: Vec<(&str, Write)> = names
             .iter()
             .enumerate()
-            .map(|(n, name)| {
-                (name.as_str(), if n % 3 == 0 { &number as _ } else { &word as &dyn Fn(&mut Vec<u8>) -> u32 })
-            })
+            .map(|(n, name)| (name.as_str(), if n % 3 == 0 { &number as _ } else { &word as Write }))
             .collect();
         let root = object(&pairs);
         assert_eq!(masked(&["k99", "k01.deeper"], &root), root);

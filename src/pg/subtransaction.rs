@@ -65,7 +65,7 @@ pub fn survive<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Refusal>
         }
         Ok(result)
     })
-    .catch_others(Err)
+    .catch_others(|caught| Err(Box::new(caught)))
     .execute();
     let failed = !matches!(outcome, Ok(Ok(_)));
     // SAFETY: as above; after an error the subtransaction begun above is current, or one that `work` began inside it,
@@ -80,7 +80,7 @@ pub fn survive<R>(work: impl FnOnce() -> Result<R, Error>) -> Result<R, Refusal>
     }
     match outcome {
         Ok(result) => result.map_err(Refusal::from),
-        Err(caught) => Err(refusal(caught)),
+        Err(caught) => Err(refusal(*caught)),
     }
 }
 
