@@ -138,8 +138,9 @@ AS $$
 $$;
 
 -- After a recorded TRUNCATE of a partition, before the first row written since, else at the end of the transaction. A
--- savepoint may have taken the TRUNCATE back, and the lock with it.
-CREATE FUNCTION threadline.note_emptied(leaf oid) RETURNS void
+-- savepoint may have taken the TRUNCATE back, and the lock with it. One that was not known and held no row has not had any
+-- since it became a partition; now that it has another file the catalogs would not tell.
+CREATE FUNCTION threadline.note_emptied(table_id integer, leaf oid, was_empty boolean) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -151,6 +152,13 @@ BEGIN
         UPDATE threadline.known_partition AS k
         SET filenode = CASE WHEN pg_relation_size(note_emptied.leaf) > 0 THEN now_file ELSE 0 END
         WHERE k.relation = note_emptied.leaf;
+        INSERT INTO threadline.known_partition (table_id, relation, origin, trigger_id, filenode, came_with_rows)
+        SELECT note_emptied.table_id, note_emptied.leaf, threadline.origin(), g.trigger_id,
+               CASE WHEN pg_relation_size(note_emptied.leaf) > 0 THEN now_file ELSE 0 END, false
+        FROM (SELECT threadline.partition_trigger(note_emptied.leaf)) AS g (trigger_id)
+        WHERE note_emptied.was_empty AND g.trigger_id IS NOT NULL
+          AND NOT EXISTS (SELECT FROM threadline.known_partition AS k
+                          WHERE k.table_id = note_emptied.table_id AND k.relation = note_emptied.leaf AND k.trigger_id = g.trigger_id);
         PERFORM threadline.arm_partition(note_emptied.leaf);
     END IF;
 END

@@ -26,10 +26,14 @@ mod column {
     pub const FILENODE: usize = 4;
 }
 
+#[derive(Clone, Copy)]
 struct Emptied {
     leaf: pg_sys::Oid,
-    /// The table that it is of, if that may lose what is to be said.
-    tolerant: Option<i32>,
+    /// The table that it is of, and whether that may lose what is to be said.
+    table_id: i32,
+    tolerant: bool,
+    /// It held no row.
+    was_empty: bool,
 }
 
 thread_local! {
@@ -38,10 +42,11 @@ thread_local! {
     static EMPTIED: RefCell<Vec<Emptied>> = const { RefCell::new(Vec::new()) };
 }
 
-/// TRUNCATE of the partition was recorded.
+/// TRUNCATE of the partition is being recorded; the partition still holds what it holds.
 pub fn emptied(leaf: pg_sys::Oid, policy: &Policy) {
-    let tolerant = policy.tolerates_loss().then_some(policy.table_id);
-    EMPTIED.with_borrow_mut(|leaves| leaves.push(Emptied { leaf, tolerant }));
+    let was_empty = !whole_table::holds_more_rows(&[leaf], 0);
+    let (table_id, tolerant) = (policy.table_id, policy.tolerates_loss());
+    EMPTIED.with_borrow_mut(|leaves| leaves.push(Emptied { leaf, table_id, tolerant, was_empty }));
 }
 
 pub fn any_emptied() -> bool {
@@ -59,30 +64,31 @@ pub fn note_emptied() -> Result<(), Error> {
     if relation::own_relation(c"known_partition").is_none() {
         return Ok(());
     }
-    for Emptied { leaf, tolerant } in leaves {
-        let Some(table_id) = tolerant else {
-            note_emptied_one(leaf)?;
-            continue;
-        };
-        if let Err(refusal) = survive(|| note_emptied_one(leaf)) {
-            loss::note_emptied(table_id, &refusal);
+    for emptied in leaves {
+        if !emptied.tolerant {
+            note_emptied_one(emptied)?;
+        } else if let Err(refusal) = survive(|| note_emptied_one(emptied)) {
+            loss::note_emptied(emptied.table_id, &refusal);
         }
     }
     Ok(())
 }
 
-fn note_emptied_one(leaf: pg_sys::Oid) -> Result<(), Error> {
-    let arguments = [(pg_sys::OIDOID, Some(Value::new(leaf.into())))];
-    user::as_owner(|| spi::execute("SELECT threadline.note_emptied($1)", &arguments))
+fn note_emptied_one(emptied: Emptied) -> Result<(), Error> {
+    let arguments = [
+        (pg_sys::INT4OID, Some(Value::new(emptied.table_id.into()))),
+        (pg_sys::OIDOID, Some(Value::new(emptied.leaf.into()))),
+        (pg_sys::BOOLOID, Some(Value::new(emptied.was_empty.into()))),
+    ];
+    user::as_owner(|| spi::execute("SELECT threadline.note_emptied($1, $2, $3)", &arguments))
 }
 
 /// Notes the partition that the row is of, unless that was done: once a session and plan.
 pub fn note(plan: &Plan, trigger: &TriggerCall) -> Result<(), Error> {
     let table_id = plan.policy.table_id;
-    if EMPTIED.with_borrow_mut(|leaves| leaves.extract_if(.., |emptied| emptied.leaf == trigger.relation()).count()) > 0
-    {
-        note_emptied_one(trigger.relation())?;
-    }
+    let emptied =
+        EMPTIED.with_borrow_mut(|leaves| leaves.extract_if(.., |emptied| emptied.leaf == trigger.relation()).last());
+    emptied.map_or(Ok(()), note_emptied_one)?;
     let triggers = trigger.same_function();
     if !is_known(table_id, trigger.relation(), &triggers)? {
         let newest = triggers.iter().copied().max().unwrap_or(0);

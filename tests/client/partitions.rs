@@ -223,6 +223,22 @@ fn truncate_of_a_partition_that_has_no_trigger_yet() {
 }
 
 #[test]
+fn truncate_of_partitions_that_never_held_a_row() {
+    let db = Database::new("part_empty");
+    let mut s = db.session();
+    s.run("CREATE TABLE p (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)");
+    for n in 0..3 {
+        s.run(&format!("CREATE TABLE p{n} PARTITION OF p FOR VALUES FROM ({n}00) TO ({n}99)"));
+    }
+    s.run("SELECT threadline.audit_enable('p'); INSERT INTO p VALUES (1, 'a'); TRUNCATE p");
+    assert_complete_now(&mut s);
+    s.run("TRUNCATE p1; BEGIN; TRUNCATE p2; INSERT INTO p VALUES (200, 'b'); COMMIT; INSERT INTO p VALUES (100, 'c')");
+    assert_complete_now(&mut s);
+    s.run("SELECT threadline.audit_maintain(); TRUNCATE p");
+    assert_complete_now(&mut s);
+}
+
+#[test]
 fn a_table_captured_by_name_goes_on_as_a_partition() {
     for watched_too in [false, true] {
         let (db, mut s) = if watched_too { watched("part_both") } else { captured("part_both") };
