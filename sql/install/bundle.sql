@@ -192,8 +192,12 @@ BEGIN
                cardinality(c.key_columns) = 0 AS is_counted
         FROM threadline.chosen_changes(v_chosen, NULL, NULL, NULL, NULL, '-infinity', 'infinity') c
     ), subject AS MATERIALIZED (
-        SELECT t.table_id, t.is_counted, EXISTS (SELECT FROM threadline.readable_mark m WHERE m.table_id = t.table_id) AS is_marked
+        SELECT t.table_id, t.is_counted, m.is_marked
         FROM (SELECT DISTINCT o.table_id, o.is_counted FROM own o) t
+        CROSS JOIN LATERAL (
+            SELECT count(*) > 0 AS is_marked
+            FROM (SELECT FROM threadline.readable_mark m WHERE m.table_id = t.table_id LIMIT 1) m
+        ) m
     ), inside AS MATERIALIZED (
         SELECT o.*, s.is_counted OR s.is_marked AS is_odd,
                CASE WHEN o.op <> 2 THEN lag(o.id) OVER (PARTITION BY o.op = 2, o.transaction_id, o.table_id, o.row_key, o.key ORDER BY o.statement_no, o.op, o.id) END AS id_before,
@@ -358,7 +362,7 @@ BEGIN
             HINT = 'Give at least one: SELECT threadline.incident_bundle_for(job_id => ''nightly-42'');';
     END IF;
     EXECUTE format('SELECT array_agg(x.id) FROM (%s) x WHERE (x.commit_no > %s OR x.commit_no IS NULL) AND x.occurred_at >= %L AND x.occurred_at <= %L',
-                   threadline.said_statement(incident_bundle_for.actor, incident_bundle_for.correlation_id, incident_bundle_for.request_id, incident_bundle_for.job_id),
+                   array_to_string(threadline.said_statements(incident_bundle_for.actor, incident_bundle_for.correlation_id, incident_bundle_for.request_id, incident_bundle_for.job_id), ' UNION ALL '),
                    threadline.commits_since(v_since), v_since, v_until)
     INTO v_ids;
     -- What is still to come is none of the question.

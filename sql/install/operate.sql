@@ -407,7 +407,7 @@ AS $$
             'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'typed_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
-            'key_of_actor', 'said_statement', 'changed_statement', 'next_transactions', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',
+            'key_of_actor', 'said_statements', 'changed_statements', 'choosing_statement', 'next_transactions', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',
             'names_now', 'renamed_image', 'differing_fields', 'window_changes', 'refuse_diff', 'counted_diff', 'keyed_diff', 'audit_diff', 'csv_record', 'audit_export',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of',
             'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',

@@ -15,10 +15,10 @@ CREATE TYPE threadline.chosen_transaction AS (
     job_id         text
 );
 
--- A statement for the transactions that an actor, correlation, request or job choose; NULL: whatever it is. What one of a
--- transaction's actions says counts as said by the transaction. The first id given leads, by index, in commit order; of an
+-- Statements that together give the transactions that an actor, correlation, request or job choose; NULL: whatever it is. What one
+-- of a transaction's actions says counts as said by the transaction. The first id given leads, by index, in commit order; of an
 -- actor, type and id do, since who contains him has them too.
-CREATE FUNCTION threadline.said_statement(actor jsonb, correlation_id text, request_id text, job_id text) RETURNS text
+CREATE FUNCTION threadline.said_statements(actor jsonb, correlation_id text, request_id text, job_id text) RETURNS text[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -28,16 +28,16 @@ DECLARE
     v_by_action text;
     v_too text := '';
 BEGIN
-    IF said_statement.actor IS NOT NULL THEN
-        v_too := format(' AND x.actor_ref @> %L::jsonb', said_statement.actor);
-        IF jsonb_typeof(said_statement.actor -> 'type') = 'string' AND jsonb_typeof(said_statement.actor -> 'id') = 'string' THEN
-            v_too := v_too || format(' AND threadline.key_of_actor(x.actor_ref) = %s', threadline.key_of_actor(said_statement.actor));
+    IF said_statements.actor IS NOT NULL THEN
+        v_too := format(' AND x.actor_ref @> %L::jsonb', said_statements.actor);
+        IF jsonb_typeof(said_statements.actor -> 'type') = 'string' AND jsonb_typeof(said_statements.actor -> 'id') = 'string' THEN
+            v_too := v_too || format(' AND threadline.key_of_actor(x.actor_ref) = %s', threadline.key_of_actor(said_statements.actor));
         END IF;
     END IF;
     FOR v_given IN
         SELECT i.name, i.value
-        FROM (VALUES (1, 'correlation_id', said_statement.correlation_id), (2, 'request_id', said_statement.request_id),
-                     (3, 'job_id', said_statement.job_id)) AS i (n, name, value)
+        FROM (VALUES (1, 'correlation_id', said_statements.correlation_id), (2, 'request_id', said_statements.request_id),
+                     (3, 'job_id', said_statements.job_id)) AS i (n, name, value)
         WHERE i.value IS NOT NULL
         ORDER BY i.n
     LOOP
@@ -51,39 +51,49 @@ BEGIN
                                      v_given.name, v_given.value);
         END IF;
     END LOOP;
-    RETURN format('SELECT %s FROM threadline.readable_transaction x WHERE %s%s', v_columns, coalesce(v_own, 'true'), v_too)
-           || coalesce(format(' UNION ALL SELECT %s FROM %s%s', v_columns, v_by_action, v_too), '');
+    RETURN array_remove(ARRAY[
+        format('SELECT %s FROM threadline.readable_transaction x WHERE %s%s', v_columns, coalesce(v_own, 'true'), v_too),
+        CASE WHEN v_own IS NOT NULL THEN format('SELECT %s FROM %s%s', v_columns, v_by_action, v_too) END], NULL);
 END
 $$;
 
 -- The same for the transactions that changed a table.
-CREATE FUNCTION threadline.changed_statement(p_table_id integer) RETURNS text
+CREATE FUNCTION threadline.changed_statements(p_table_id integer) RETURNS text[]
 LANGUAGE sql STABLE
-RETURN pg_catalog.format('SELECT x.* FROM (SELECT DISTINCT c.transaction_id FROM threadline.readable_change c WHERE c.table_id = %s) c
-                          CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = c.transaction_id OFFSET 0) x', changed_statement.p_table_id);
+RETURN ARRAY[pg_catalog.format(
+    'SELECT x.* FROM (SELECT DISTINCT c.transaction_id FROM threadline.readable_change c WHERE c.table_id = %s) c
+     CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = c.transaction_id OFFSET 0) x', changed_statements.p_table_id)];
 
--- The next transactions of such a statement with a commit_no between two numbers, or the caller's own: as many as make about p_want changes, at least one.
--- NULL when there are no more.
-CREATE FUNCTION threadline.next_transactions(p_statement text, p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
+-- A statement for the next transactions of such statements with a commit_no between two numbers, or for the caller's own: an array of as
+-- many as make about p_want changes, at least one; NULL when there are no more. Each of the statements is cut by itself, since only so the
+-- planner reads no more of it than that.
+CREATE FUNCTION threadline.choosing_statement(p_statements text[], p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN (
+    SELECT format('SELECT array_agg(ROW(t.id, t.commit_no, t.committed_at, t.change_count, t.change_ids, t.actor_ref, t.action_id,
+                                        t.correlation_id, t.request_id, t.job_id)::threadline.chosen_transaction ORDER BY t.n)
+                   FROM (SELECT x.*, row_number() OVER w AS n, sum(x.change_count) OVER w AS through
+                         FROM (%1$s) x
+                         WINDOW w AS (ORDER BY x.commit_no %2$s ROWS UNBOUNDED PRECEDING)) t
+                   WHERE t.n = 1 OR t.n <= %3$s AND t.through - t.change_count < %3$s AND t.through <= 20000',
+                  string_agg(format('(SELECT x.* FROM (%s) x WHERE %s AND x.occurred_at <= %L ORDER BY x.commit_no %s LIMIT %s)',
+                                    s.statement,
+                                    CASE WHEN p_is_own THEN 'x.commit_no IS NULL' ELSE format('x.commit_no > %s AND x.commit_no < %s', p_above, p_below) END,
+                                    p_until, d.direction, p_want), ' UNION ALL ' ORDER BY s.n),
+                  d.direction, p_want)
+    FROM unnest(p_statements) WITH ORDINALITY AS s (statement, n)
+    CROSS JOIN (SELECT CASE WHEN p_newest_first THEN 'DESC' ELSE 'ASC' END) AS d (direction)
+    GROUP BY d.direction);
+
+CREATE FUNCTION threadline.next_transactions(p_statements text[], p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
 RETURNS threadline.chosen_transaction[]
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_order constant text := CASE WHEN p_newest_first THEN 'DESC' ELSE 'ASC' END;
     v_chosen threadline.chosen_transaction[];
 BEGIN
-    EXECUTE format($statement$
-        SELECT array_agg(ROW(t.id, t.commit_no, t.committed_at, t.change_count, t.change_ids, t.actor_ref, t.action_id,
-                             t.correlation_id, t.request_id, t.job_id)::threadline.chosen_transaction ORDER BY t.n)
-        FROM (SELECT x.*, row_number() OVER w AS n, sum(x.change_count) OVER w AS through
-              FROM (SELECT x.* FROM (%1$s) x WHERE %2$s AND x.occurred_at <= %3$L ORDER BY x.commit_no %4$s LIMIT %5$s) x
-              WINDOW w AS (ORDER BY x.commit_no %4$s ROWS UNBOUNDED PRECEDING)) t
-        WHERE t.n = 1 OR t.through - t.change_count < %5$s AND t.through <= 20000
-        $statement$,
-        p_statement,
-        CASE WHEN p_is_own THEN 'x.commit_no IS NULL' ELSE format('x.commit_no > %s AND x.commit_no < %s', p_above, p_below) END,
-        p_until, v_order, p_want)
-    INTO v_chosen;
+    EXECUTE threadline.choosing_statement(p_statements, p_is_own, p_above, p_below, p_until, p_newest_first, p_want) INTO v_chosen;
     RETURN v_chosen;
 END
 $$;
@@ -92,6 +102,8 @@ $$;
 CREATE FUNCTION threadline.chosen_changes(p_chosen threadline.chosen_transaction[], p_table_id integer, p_op smallint, p_changed_field text, p_match jsonb, p_since timestamptz, p_until timestamptz)
 RETURNS SETOF threadline.readable_change
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+-- To plan it anew takes longer than a page does.
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_transactions constant uuid[] := ARRAY(SELECT x.id FROM unnest(p_chosen) x);
@@ -164,7 +176,7 @@ CREATE FUNCTION threadline.timeline_rows(p_target regclass, p_actor jsonb, p_cor
                                          p_op text, p_changed_field text, p_match jsonb, p_since timestamptz, p_until timestamptz,
                                          p_max bigint, p_before bigint, p_newest_first boolean)
 RETURNS SETOF threadline.audit_history_row
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_since constant timestamptz := coalesce(p_since, '-infinity');
@@ -174,7 +186,7 @@ DECLARE
     v_op smallint;
     v_table_id integer;
     v_before record;
-    v_statement text;
+    v_statements text[];
     v_own_is_next boolean;
     v_above bigint;
     v_below bigint := 9223372036854775807;
@@ -214,7 +226,7 @@ BEGIN
             DETAIL = 'It may have been purged meanwhile, and everything before it with it.',
             HINT = 'before_change takes the id of the last row of the page before; without it the answer starts with the newest change.';
     END IF;
-    v_statement := threadline.said_statement(p_actor, p_correlation_id, p_request_id, p_job_id);
+    v_statements := threadline.said_statements(p_actor, p_correlation_id, p_request_id, p_job_id);
     v_above := threadline.commits_since(v_since);
     IF v_before.commit_no IS NOT NULL THEN
         v_below := v_before.commit_no + 1;
@@ -222,7 +234,7 @@ BEGIN
     v_own_is_next := v_has_own AND p_newest_first AND v_before.commit_no IS NULL;
     v_want := least(CASE WHEN num_nulls(v_table_id, v_op, p_changed_field, p_match) = 4 THEN v_left ELSE greatest(v_left, 200) END, 20000);
     WHILE v_left IS NULL OR v_left > 0 LOOP
-        v_chosen := threadline.next_transactions(v_statement, v_own_is_next, v_above, v_below, v_until, p_newest_first, greatest(v_want, 1));
+        v_chosen := threadline.next_transactions(v_statements, v_own_is_next, v_above, v_below, v_until, p_newest_first, greatest(v_want, 1));
         IF v_chosen IS NOT NULL THEN
             RETURN QUERY
             WITH page AS MATERIALIZED (
@@ -268,7 +280,7 @@ BEGIN
         v_rounds := v_rounds + 1;
         -- The table's changes are rare: find its transactions by it.
         IF v_rounds = 3 AND num_nulls(p_actor, p_correlation_id, p_request_id, p_job_id) = 4 AND v_table_id IS NOT NULL THEN
-            v_statement := threadline.changed_statement(v_table_id);
+            v_statements := threadline.changed_statements(v_table_id);
         END IF;
     END LOOP;
 END
