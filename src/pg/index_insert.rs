@@ -91,7 +91,10 @@ unsafe fn parts(info: &pg_sys::IndexInfo) -> Option<Vec<Part>> {
         // SAFETY: by the caller's promise there is an expression for each number 0, in their order; a node is what its
         // tag says, and a strict function exists while an index is made of it.
         unsafe {
-            let call = node::<pg_sys::FuncExpr>(pg_sys::list_nth(info.ii_Expressions, expressions), pg_sys::NodeTag::T_FuncExpr)?;
+            let call = node::<pg_sys::FuncExpr>(
+                pg_sys::list_nth(info.ii_Expressions, expressions),
+                pg_sys::NodeTag::T_FuncExpr,
+            )?;
             expressions += 1;
             if call.args.is_null() || (*call.args).length != 1 {
                 return None;

@@ -43,7 +43,10 @@ fn neighbours_are_those_that_a_search_for_each_change_finds() {
         for round in 0..45 {
             let open = round % 15 == 3;
             if open {
-                other.run(&format!("BEGIN; INSERT INTO t VALUES ({0}, 0), ({0} + 1, 0); UPDATE t SET v = 1 WHERE id = {0}", 2000 + round));
+                other.run(&format!(
+                    "BEGIN; INSERT INTO t VALUES ({0}, 0), ({0} + 1, 0); UPDATE t SET v = 1 WHERE id = {0}",
+                    2000 + round
+                ));
             }
             let mut sql = String::from("BEGIN;");
             for _ in 0..s.number("SELECT 1 + (random() * 3)::int") {
@@ -54,9 +57,13 @@ fn neighbours_are_those_that_a_search_for_each_change_finds() {
                     1 => format!("DELETE FROM t WHERE id = {a};"),
                     2 | 3 => format!("UPDATE t SET v = v + 1 WHERE id BETWEEN {a} AND {a} + 3;"),
                     4 => format!("UPDATE t SET id = {b} WHERE id = {a} AND NOT EXISTS (SELECT FROM t WHERE id = {b});"),
-                    5 => format!("UPDATE t SET id = -1 WHERE id = {a}; UPDATE t SET id = {a} WHERE id = {b}; UPDATE t SET id = {b} WHERE id = -1;"),
+                    5 => format!(
+                        "UPDATE t SET id = -1 WHERE id = {a}; UPDATE t SET id = {a} WHERE id = {b}; UPDATE t SET id = {b} WHERE id = -1;"
+                    ),
                     6 => format!("INSERT INTO bag VALUES ({a} % 3), ({a} % 3);"),
-                    _ => format!("UPDATE bag SET v = {b} % 3 WHERE v = {a} % 3; SAVEPOINT s; DELETE FROM bag; ROLLBACK TO s;"),
+                    _ => format!(
+                        "UPDATE bag SET v = {b} % 3 WHERE v = {a} % 3; SAVEPOINT s; DELETE FROM bag; ROLLBACK TO s;"
+                    ),
                 };
             }
             if s.try_run(&format!("{sql} COMMIT")).is_err() {
@@ -111,7 +118,12 @@ fn story(stem: &str) -> (Database, Session) {
 fn a_set_of_transactions_is_chosen_by_each_selector() {
     let (_db, mut s) = story("bun_for");
     let said = |b: &Value| {
-        b["transactions"].as_array().unwrap().iter().map(|t| t["transaction"]["request_id"].as_str().unwrap_or("-").to_string()).collect::<Vec<_>>()
+        b["transactions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["transaction"]["request_id"].as_str().unwrap_or("-").to_string())
+            .collect::<Vec<_>>()
     };
     for (args, expected) in [
         ("job_id => 'j1'", vec!["r1", "r2"]),
@@ -133,7 +145,11 @@ fn a_set_of_transactions_is_chosen_by_each_selector() {
     assert_eq!(alone["changes"][0]["previous_change"]["data_after"]["v"], "b");
     assert_eq!(alone["schemas"][0]["schema_version"], alone["changes"][0]["audit_change"]["schema_version"]);
     let columns = |b: &Value| b["schemas"][0]["columns"].as_array().unwrap().len();
-    assert_eq!((columns(&bundle(&mut s, "request_id => 'r1'")["transactions"][0]), columns(&alone)), (2, 3), "the shape of then");
+    assert_eq!(
+        (columns(&bundle(&mut s, "request_id => 'r1'")["transactions"][0]), columns(&alone)),
+        (2, 3),
+        "the shape of then"
+    );
     let moment = s.one("SELECT occurred_at FROM threadline.audit_transactions WHERE request_id = 'r2'");
     assert_eq!(said(&bundle(&mut s, &format!("since => '{moment}', until => '{moment}'"))), ["r2"]);
     assert_eq!(said(&bundle(&mut s, &format!("job_id => 'j1', since => '{moment}'"))), ["r2"]);
@@ -148,7 +164,10 @@ fn no_transaction_is_an_answer_and_no_selector_an_error() {
     let (_db, mut s) = story("bun_none");
     let none = bundle(&mut s, "job_id => 'never ran'");
     assert_eq!(none["transactions"], serde_json::json!([]));
-    assert_eq!(none["coverage"], serde_json::json!({"complete": true, "reasons": [], "transactions": 0, "recorded_changes": 0, "listed_changes": 0, "gaps": []}));
+    assert_eq!(
+        none["coverage"],
+        serde_json::json!({"complete": true, "reasons": [], "transactions": 0, "recorded_changes": 0, "listed_changes": 0, "gaps": []})
+    );
     s.run("SELECT threadline.audit_disable('t')");
     let none = bundle(&mut s, "job_id => 'never ran'");
     assert_eq!(none["coverage"]["complete"], false);

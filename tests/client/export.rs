@@ -115,11 +115,17 @@ fn csv_reads_back_and_formulas_can_be_disarmed() {
     let manifest: Value = serde_json::from_str(records[6][1].as_deref().unwrap()).unwrap();
     assert_manifest(&mut s, &lines, &manifest, 5, false);
 
-    let safe = parse_csv(&export(&mut s, "'csv', formula_safe => true").iter().map(|line| format!("{line}\n")).collect::<String>());
+    let safe = parse_csv(
+        &export(&mut s, "'csv', formula_safe => true").iter().map(|line| format!("{line}\n")).collect::<String>(),
+    );
     assert_eq!(safe[1][column("correlation_id")].as_deref(), Some("'=cmd|calc"));
     assert_eq!(safe[1][column("job_id")].as_deref(), Some("plain"));
     for start in ["=", "+", "-", "@", "\t", "\r"] {
-        let field = s.client.query_one("SELECT threadline.csv_record(ARRAY[$1::text || 'x', NULL, ''], true)", &[&start]).unwrap().get::<_, String>(0);
+        let field = s
+            .client
+            .query_one("SELECT threadline.csv_record(ARRAY[$1::text || 'x', NULL, ''], true)", &[&start])
+            .unwrap()
+            .get::<_, String>(0);
         let quoted = if start == "\r" { "\"'\rx\"".to_string() } else { format!("'{start}x") };
         assert_eq!(field, format!("{quoted},,\"\""));
     }
@@ -128,7 +134,9 @@ fn csv_reads_back_and_formulas_can_be_disarmed() {
 #[test]
 fn it_says_when_it_is_cut_and_takes_every_filter() {
     let (_db, mut s) = story("exp_cut");
-    for (limit, rows, truncated) in [("2", 2, true), ("5", 5, false), ("4", 4, true), ("0", 0, true), ("NULL", 5, false)] {
+    for (limit, rows, truncated) in
+        [("2", 2, true), ("5", 5, false), ("4", 4, true), ("0", 0, true), ("NULL", 5, false)]
+    {
         let lines = export(&mut s, &format!("'ndjson', max_rows => {limit}"));
         let manifest: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
         assert_manifest(&mut s, &lines, &manifest["manifest"], rows, truncated);
@@ -137,11 +145,20 @@ fn it_says_when_it_is_cut_and_takes_every_filter() {
     }
     let moment = s.one("SELECT min(captured_at) FROM threadline.audit_changes WHERE op = 'update'");
     for filter in [
-        "'t'", "target => 'other'", "correlation_id => '=cmd|calc'", "job_id => 'plain'", "op => 'delete'", "changed_field => 'v'",
-        r#"match => '{"v": "x"}'"#, "actor => '{\"type\": \"user\"}'", &format!("since => '{moment}'"), &format!("until => '{moment}'"),
+        "'t'",
+        "target => 'other'",
+        "correlation_id => '=cmd|calc'",
+        "job_id => 'plain'",
+        "op => 'delete'",
+        "changed_field => 'v'",
+        r#"match => '{"v": "x"}'"#,
+        "actor => '{\"type\": \"user\"}'",
+        &format!("since => '{moment}'"),
+        &format!("until => '{moment}'"),
     ] {
         let lines = export(&mut s, &format!("'ndjson', {filter}"));
-        let ids: Vec<String> = lines[..lines.len() - 1].iter().map(|line| id_of(&serde_json::from_str(line).unwrap())).collect();
+        let ids: Vec<String> =
+            lines[..lines.len() - 1].iter().map(|line| id_of(&serde_json::from_str(line).unwrap())).collect();
         assert_eq!(ids, expected(&mut s, filter), "{filter}");
         assert!(ids.len() < 5, "{filter} leaves something out");
     }
@@ -169,7 +186,13 @@ fn the_same_bytes_whatever_the_session_sets() {
 #[test]
 fn what_cannot_be_exported() {
     let (_db, mut s) = story("exp_errors");
-    for (args, code) in [("'xml'", "22023"), ("NULL", "22023"), ("'csv', max_rows => -1", "22023"), ("'csv', op => 'upsert'", "22023"), ("'csv', match => '1'", "22023")] {
+    for (args, code) in [
+        ("'xml'", "22023"),
+        ("NULL", "22023"),
+        ("'csv', max_rows => -1", "22023"),
+        ("'csv', op => 'upsert'", "22023"),
+        ("'csv', match => '1'", "22023"),
+    ] {
         s.refused(&format!("SELECT threadline.audit_export({args})"), &[code]);
     }
 }

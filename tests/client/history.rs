@@ -258,8 +258,14 @@ fn change_diff_has_the_documented_shape() {
 fn change_diff_follows_json_to_what_changed_in_it() {
     let db = Database::new("his_paths");
     let mut s = db.session();
-    s.run("CREATE TABLE d (id int PRIMARY KEY, doc jsonb, tags text[], kind jsonb); SELECT threadline.audit_enable('d')");
-    let list = |change: &str| format!("jsonb_build_object('a', jsonb_build_object('b', 1.0, 'same', true, 'gone', null), 'list', (SELECT jsonb_agg({change} ORDER BY g) FROM generate_series(0, 11) g))");
+    s.run(
+        "CREATE TABLE d (id int PRIMARY KEY, doc jsonb, tags text[], kind jsonb); SELECT threadline.audit_enable('d')",
+    );
+    let list = |change: &str| {
+        format!(
+            "jsonb_build_object('a', jsonb_build_object('b', 1.0, 'same', true, 'gone', null), 'list', (SELECT jsonb_agg({change} ORDER BY g) FROM generate_series(0, 11) g))"
+        )
+    };
     s.run(&format!("INSERT INTO d VALUES (1, {}, '{{x,y}}', '{{}}')", list("g")));
     s.run(&format!(
         "UPDATE d SET doc = ({} #- '{{a,gone}}') || '{{\"new\": [1]}}' || '{{\"a\": {{\"b\": 1.00, \"same\": true}}}}', tags = '{{x,z,w}}', kind = '[]'",
@@ -288,7 +294,8 @@ fn change_diff_follows_json_to_what_changed_in_it() {
             "SELECT string_agg(k, ',' ORDER BY k) FROM threadline.audit_changes c, jsonb_object_keys(threadline.change_diff(c.id, format => 'export_compat')) k WHERE c.op = '{op}'"
         ))
     };
-    let flat = "captured_at,changed_fields,changed_from,data_after,id,op,table_name,table_pk,table_schema,transaction_id";
+    let flat =
+        "captured_at,changed_fields,changed_from,data_after,id,op,table_name,table_pk,table_schema,transaction_id";
     assert_eq!((keys(&mut s, "insert").as_str(), keys(&mut s, "update").as_str()), (flat, flat));
     s.run("DELETE FROM d");
     assert_eq!(

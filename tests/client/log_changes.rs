@@ -69,10 +69,21 @@ fn indexes_of_functions_and_of_rows_that_have_a_value_are_kept_up_and_others_are
     assert!(dba.column(&format!("EXPLAIN {found}")).join(" ").contains("by_hash"));
     assert_eq!(dba.number(&found), 2, "the change and what stands where the row came from");
     dba.run("DROP INDEX threadline.by_hash, threadline.by_name");
-    for index in ["(id) WHERE op = 4", "(id) WHERE key IS NULL", "(id) WHERE key IS NOT NULL AND op = 4", "(repeat(key, 2))", "((id + 1))", "(lower(upper(key)))"] {
+    for index in [
+        "(id) WHERE op = 4",
+        "(id) WHERE key IS NULL",
+        "(id) WHERE key IS NOT NULL AND op = 4",
+        "(repeat(key, 2))",
+        "((id + 1))",
+        "(lower(upper(key)))",
+    ] {
         dba.run(&format!("CREATE INDEX strange ON {leaf} {index}"));
         let failure = w.failure("INSERT INTO t VALUES (1000, 'refused')");
-        assert_eq!((failure.code.as_str(), failure.detail.contains("An index of it")), ("55000", true), "{index}: {failure:?}");
+        assert_eq!(
+            (failure.code.as_str(), failure.detail.contains("An index of it")),
+            ("55000", true),
+            "{index}: {failure:?}"
+        );
         dba.run("DROP INDEX threadline.strange");
     }
     w.run("INSERT INTO t VALUES (1000, 'taken')");

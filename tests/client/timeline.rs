@@ -14,13 +14,22 @@ fn story(stem: &str) -> (Database, Session) {
          SELECT threadline.audit_enable('orders'), threadline.audit_enable('users')",
     );
     for (said, sql) in [
-        ("SELECT threadline.set_actor('user', 'ann'); SET LOCAL threadline.correlation_id = 'c1'; SET LOCAL threadline.request_id = 'r1'; SET LOCAL threadline.job_id = 'j1'",
-         "INSERT INTO orders VALUES (1, 'new', 10)"),
-        ("SELECT threadline.set_actor('user', 'bob'); SET LOCAL threadline.correlation_id = 'c2'; SET LOCAL threadline.request_id = 'r1'",
-         "UPDATE orders SET state = 'paid' WHERE id = 1"),
-        ("SELECT threadline.set_actor('user', 'ann'); SELECT threadline.record_action('order.refund', correlation_id => 'c3', job_id => 'j1')",
-         "INSERT INTO users VALUES (1, 'Ann'); UPDATE orders SET state = 'refunded' WHERE id = 1"),
-        (r#"SET LOCAL threadline.actor_ref = '{"type": "user", "id": "ann", "session": 7}'"#, "UPDATE users SET name = 'Anna'"),
+        (
+            "SELECT threadline.set_actor('user', 'ann'); SET LOCAL threadline.correlation_id = 'c1'; SET LOCAL threadline.request_id = 'r1'; SET LOCAL threadline.job_id = 'j1'",
+            "INSERT INTO orders VALUES (1, 'new', 10)",
+        ),
+        (
+            "SELECT threadline.set_actor('user', 'bob'); SET LOCAL threadline.correlation_id = 'c2'; SET LOCAL threadline.request_id = 'r1'",
+            "UPDATE orders SET state = 'paid' WHERE id = 1",
+        ),
+        (
+            "SELECT threadline.set_actor('user', 'ann'); SELECT threadline.record_action('order.refund', correlation_id => 'c3', job_id => 'j1')",
+            "INSERT INTO users VALUES (1, 'Ann'); UPDATE orders SET state = 'refunded' WHERE id = 1",
+        ),
+        (
+            r#"SET LOCAL threadline.actor_ref = '{"type": "user", "id": "ann", "session": 7}'"#,
+            "UPDATE users SET name = 'Anna'",
+        ),
         ("", "DELETE FROM orders"),
     ] {
         s.run(&format!("BEGIN; {said}; {sql}; COMMIT"));
@@ -63,7 +72,11 @@ fn it_is_newest_first_and_each_filter_leaves_something_out() {
     let exact = s.one("SELECT captured_at FROM threadline.audit_changes WHERE data_after ->> 'name' = 'Anna'");
     assert_eq!(of(&mut s, &format!("since => '{exact}'")), all[..2]);
     assert_eq!(of(&mut s, &format!("until => '{exact}'")), all[1..]);
-    assert_eq!(of(&mut s, &format!("since => '{exact}', until => '{exact}'")), ["users update"], "both ends belong to it");
+    assert_eq!(
+        of(&mut s, &format!("since => '{exact}', until => '{exact}'")),
+        ["users update"],
+        "both ends belong to it"
+    );
     assert_eq!(of(&mut s, "since => 'infinity'"), Vec::<String>::new());
     assert_eq!(of(&mut s, "since => NULL, until => NULL"), all);
     let who = s.column("SELECT concat_ws(' ', actor_ref ->> 'id', action_name, correlation_id, request_id, job_id, complete) FROM threadline.audit_timeline(max_rows => 3)");
@@ -93,7 +106,11 @@ fn pages_follow_each_other_in_commit_order() {
          ORDER BY x.commit_no DESC, c.statement_no DESC, array_position('{truncate,delete,snapshot,insert,update}', c.op) DESC, c.id DESC",
     );
     assert_eq!(s.column("SELECT id FROM threadline.audit_timeline()"), expected);
-    assert_eq!(expected[1], s.one("SELECT id FROM threadline.audit_changes WHERE table_name = 'u' AND table_pk @> '{\"id\": \"0\"}'"), "a long transaction counts from its commit");
+    assert_eq!(
+        expected[1],
+        s.one("SELECT id FROM threadline.audit_changes WHERE table_name = 'u' AND table_pk @> '{\"id\": \"0\"}'"),
+        "a long transaction counts from its commit"
+    );
     for size in [1, 3, 7] {
         let mut paged: Vec<String> = Vec::new();
         loop {
@@ -173,7 +190,10 @@ fn a_gap_shows_in_the_rows_of_its_table_only() {
         ["orders t", "users f"]
     );
     let before = s.one("SELECT min(committed_at) FROM threadline.audit_transactions");
-    assert_eq!(s.column(&format!("SELECT DISTINCT complete FROM threadline.audit_timeline('users', until => '{before}')")), Vec::<String>::new());
+    assert_eq!(
+        s.column(&format!("SELECT DISTINCT complete FROM threadline.audit_timeline('users', until => '{before}')")),
+        Vec::<String>::new()
+    );
 }
 
 /// A transaction of another table for each, and then one of a table that is hardly ever written.
@@ -187,7 +207,10 @@ fn changes_of_a_table_are_found_behind_thousands_of_other_transactions() {
     s.run("DO $$ BEGIN FOR g IN 1..5000 LOOP INSERT INTO busy VALUES (g, 0); COMMIT; END LOOP; END $$");
     assert_eq!(s.column("SELECT table_pk ->> 'id' FROM threadline.audit_timeline('rare', max_rows => 2)"), ["2", "1"]);
     assert_eq!(s.column("SELECT table_pk ->> 'id' FROM threadline.audit_timeline('rare', max_rows => 1)"), ["2"]);
-    assert_eq!(s.column("SELECT table_pk ->> 'id' FROM threadline.audit_timeline(match => '{\"id\": 2}', op => 'insert')"), ["2", "2"]);
+    assert_eq!(
+        s.column("SELECT table_pk ->> 'id' FROM threadline.audit_timeline(match => '{\"id\": 2}', op => 'insert')"),
+        ["2", "2"]
+    );
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_timeline(max_rows => NULL)"), 5002);
 }
 
@@ -200,7 +223,9 @@ fn what_was_said_is_in_the_indexes_however_long_it_is() {
     s.run(&format!("BEGIN; SET LOCAL threadline.correlation_id = '{long}'; SET LOCAL threadline.request_id = '{long}'; SET LOCAL threadline.job_id = '{long}';
         SELECT set_config('threadline.actor_ref', jsonb_build_object('type', 'user', 'id', '{long}')::text, true);
         SELECT threadline.record_action('long'); INSERT INTO orders VALUES (77, 'long', 1); COMMIT"));
-    let found = format!("correlation_id => '{long}', request_id => '{long}', job_id => '{long}', actor => jsonb_build_object('type', 'user', 'id', '{long}')");
+    let found = format!(
+        "correlation_id => '{long}', request_id => '{long}', job_id => '{long}', actor => jsonb_build_object('type', 'user', 'id', '{long}')"
+    );
     assert_eq!(of(&mut s, &found), ["orders insert"]);
     s.run("DO $$ BEGIN FOR g IN 1..3000 LOOP
              PERFORM set_config('threadline.correlation_id', 'c-' || g, true), set_config('threadline.request_id', 'r-' || g, true), set_config('threadline.job_id', 'j-' || g % 10, true);
@@ -216,8 +241,19 @@ fn what_was_said_is_in_the_indexes_however_long_it_is() {
     ] {
         let statement = s.one(&format!("SELECT threadline.choosing_statement(threadline.said_statements({given}), false, 0, 9223372036854775807, 'infinity', true, 1000)"));
         let plan = s.column(&format!("SET enable_seqscan = off; EXPLAIN {statement}")).join("\n");
-        assert!(plan.contains(&format!("Index Cond: ((hashtext({index}")) || plan.contains(&format!("Index Cond: ((threadline.{index}")), "{given}:\n{plan}");
-        assert_eq!(s.number(&format!("RESET enable_seqscan; SELECT cardinality(x) FROM ({statement}) AS x (x)")), expected, "{given}");
+        assert!(
+            plan.contains(&format!("Index Cond: ((hashtext({index}"))
+                || plan.contains(&format!("Index Cond: ((threadline.{index}")),
+            "{given}:\n{plan}"
+        );
+        assert_eq!(
+            s.number(&format!("RESET enable_seqscan; SELECT cardinality(x) FROM ({statement}) AS x (x)")),
+            expected,
+            "{given}"
+        );
     }
-    assert_eq!(s.number(r#"SELECT count(*) FROM threadline.audit_timeline(actor => '{"type": "user", "id": "42"}')"#), 30);
+    assert_eq!(
+        s.number(r#"SELECT count(*) FROM threadline.audit_timeline(actor => '{"type": "user", "id": "42"}')"#),
+        30
+    );
 }
