@@ -127,8 +127,8 @@ BEGIN
 END
 $$;
 
--- The newest baseline committed by a horizon; with a NULL horizon the newest the caller sees.
-CREATE FUNCTION threadline.state_base(p_table_id integer, p_horizon bigint) RETURNS threadline.state_base
+-- The newest baseline committed by a horizon, and seen by the viewer; with a NULL horizon the newest the caller sees.
+CREATE FUNCTION threadline.state_base(p_table_id integer, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL) RETURNS threadline.state_base
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -138,6 +138,9 @@ BEGIN
     SELECT b.first_change_id, coalesce(b.committed_at, b.taken_at) INTO v_base.first_change_id, v_base.since
     FROM threadline.readable_baseline b
     WHERE b.table_id = p_table_id AND (p_horizon IS NULL OR b.commit_no <= p_horizon)
+      AND (p_viewer IS NULL
+           OR NOT EXISTS (SELECT FROM threadline.readable_transaction x
+                          WHERE x.id = b.transaction_id AND NOT threadline.is_seen(p_viewer, x.id, x.origin, x.xid)))
     ORDER BY b.first_change_id DESC
     LIMIT 1;
     SELECT max(g.until_at) INTO v_purged
@@ -261,8 +264,8 @@ BEGIN ATOMIC
     SELECT s.* FROM threadline.row_state(audit_as_of.target, threadline.key_text(audit_as_of.key), audit_as_of.at) s;
 END;
 
--- The rows of a table at a horizon, in their shapes of then.
-CREATE FUNCTION threadline.table_state(p_table_id integer, p_from bigint, p_horizon bigint)
+-- The rows of a table at a horizon, as the viewer saw them if there is one, in their shapes of then.
+CREATE FUNCTION threadline.table_state(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
 RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb, exact jsonb)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -274,21 +277,23 @@ BEGIN ATOMIC
         WHERE c.table_id = table_state.p_table_id
           AND c.id >= table_state.p_from AND c.id < table_state.p_horizon
           AND x.commit_no <= table_state.p_horizon
+          AND threadline.is_seen(table_state.p_viewer, x.id, x.origin, x.xid)
         ORDER BY c.row_key, c.key, x.commit_no DESC, c.statement_no DESC, c.op DESC, c.id DESC
     ) s
     WHERE s.op >= 3
-      AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon) m
+      AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon, table_state.p_viewer) m
                       WHERE (s.commit_no, s.statement_no) < (m.commit_order, m.statement_no))
       AND NOT threadline.was_full_row(table_state.p_table_id, table_state.p_from)
     UNION ALL
     SELECT n.table_pk, n.schema_version, n.image, n.exact
-    FROM threadline.counted_state(table_state.p_table_id, table_state.p_from, table_state.p_horizon) n
+    FROM threadline.counted_state(table_state.p_table_id, table_state.p_from, table_state.p_horizon, table_state.p_viewer) n
     WHERE threadline.was_full_row(table_state.p_table_id, table_state.p_from);
 END;
 
 -- Typed and whole-table answers have no room to say that they are incomplete: they raise. p_reason is given where nothing
--- else explains it.
-CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz, p_reason text DEFAULT NULL)
+-- else explains it; p_may_change is false where what is still in flight cannot matter.
+CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz, p_reason text DEFAULT NULL,
+                                             p_may_change boolean DEFAULT true)
 RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -297,7 +302,7 @@ DECLARE
 BEGIN
     SELECT string_agg(DISTINCT g.reason, ', ' ORDER BY g.reason) INTO v_reasons
     FROM threadline.gaps_between(p_table_id, p_since, p_at) g;
-    IF NOT threadline.settled(p_at) THEN
+    IF p_may_change AND NOT threadline.settled(p_at) THEN
         v_reasons := concat_ws(', ', v_reasons, 'transactions still in flight');
     END IF;
     v_reasons := coalesce(v_reasons, p_reason);
@@ -332,20 +337,22 @@ BEGIN
 END
 $$;
 
--- Checks shared by the whole-table forms; returns the first change that counts.
-CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint) RETURNS bigint
+-- Checks shared by the whole-table forms; returns where the table's state starts.
+CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
+RETURNS threadline.state_base
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
+    v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon, p_viewer);
 BEGIN
     IF v_base.purged OR v_base.first_change_id IS NULL THEN
         PERFORM threadline.refuse_unknown_past(p_table, p_at, v_base.purged);
     END IF;
     PERFORM threadline.report_incomplete(p_table, p_table_id, v_base.since, p_at,
-        CASE WHEN threadline.was_full_row(p_table_id, v_base.first_change_id) AND threadline.counts_fail(p_table_id, v_base.first_change_id, p_horizon)
-             THEN 'rows left that had not arrived' END);
-    RETURN v_base.first_change_id;
+        CASE WHEN threadline.was_full_row(p_table_id, v_base.first_change_id) AND threadline.counts_fail(p_table_id, v_base.first_change_id, p_horizon, p_viewer)
+             THEN 'rows left that had not arrived' END,
+        p_viewer IS NULL);
+    RETURN v_base;
 END
 $$;
 
@@ -400,7 +407,7 @@ BEGIN
     SELECT s.table_pk, s.image
     FROM threadline.table_state(
         v_table_id,
-        threadline.table_state_start(audit_table_as_of.table_name, v_table_id, audit_table_as_of.at, v_horizon),
+        (threadline.table_state_start(audit_table_as_of.table_name, v_table_id, audit_table_as_of.at, v_horizon)).first_change_id,
         v_horizon) s;
 END
 $$;

@@ -26,20 +26,115 @@ END
 $$;
 
 CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SUPPORT threadline.as_of_support SET search_path = pg_catalog, pg_temp
 -- Texts are read in the settings they were written in.
 SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
     v_table record;
-    v_from bigint;
+    v_base threadline.state_base;
+    v_rewind bigint;
 BEGIN
     SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_of.row_type)) t;
-    v_from := threadline.table_state_start(v_table.relation::text, v_table.table_id, audit_as_of.at, v_horizon);
-    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
-    USING v_table.table_id, v_from, v_horizon;
+    v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, audit_as_of.at, v_horizon);
+    v_rewind := threadline.rewind_start(v_table.table_id, v_table.relation, v_base, audit_as_of.at, v_horizon);
+    IF v_rewind IS NOT NULL THEN
+        RETURN QUERY EXECUTE threadline.rewind_statement(v_table.table_id, v_table.relation)
+        USING v_table.table_id, v_rewind, v_horizon;
+    ELSE
+        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
+        USING v_table.table_id, v_base.first_change_id, v_horizon;
+    END IF;
 END
+$$;
+
+CREATE FUNCTION threadline.audit_as_seen_by(row_type anyelement, transaction_id uuid, include_own boolean DEFAULT false) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SUPPORT threadline.as_of_support SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+AS $$
+DECLARE
+    v_table record;
+    v_seer record;
+    v_viewer threadline.viewer;
+    v_base threadline.state_base;
+BEGIN
+    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_seen_by.row_type)) t;
+    SELECT x.commit_no, x.committed_at, x.snapshot, x.origin, x.one_snapshot INTO v_seer
+    FROM threadline.readable_transaction x WHERE x.id = audit_as_seen_by.transaction_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'no_data_found',
+            MESSAGE = format('no transaction %s is recorded', coalesce(audit_as_seen_by.transaction_id::text, 'NULL')),
+            DETAIL = 'It changed no captured table, or was purged.',
+            HINT = 'SELECT id, committed_at, actor_ref FROM threadline.audit_transactions ORDER BY committed_at DESC LIMIT 20;';
+    END IF;
+    IF v_seer.commit_no IS NULL OR v_seer.snapshot IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('what transaction %s saw is not recorded', audit_as_seen_by.transaction_id),
+            DETAIL = CASE WHEN v_seer.commit_no IS NULL THEN 'It has not ended.' ELSE 'It changed no captured table.' END,
+            HINT = format('SELECT * FROM threadline.audit_as_of(NULL::%s, %L);', v_table.relation, coalesce(v_seer.committed_at, 'infinity'));
+    END IF;
+    IF NOT v_seer.one_snapshot THEN
+        RAISE NOTICE USING
+            MESSAGE = format('transaction %s ran in READ COMMITTED', audit_as_seen_by.transaction_id),
+            DETAIL = 'This is what its last statement that changed a captured table could see when it started. An earlier statement may have seen less, and one that waited for a row has read it as it was then.';
+    END IF;
+    v_viewer := ROW(audit_as_seen_by.transaction_id, v_seer.snapshot, v_seer.origin, coalesce(audit_as_seen_by.include_own, false));
+    v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, v_seer.committed_at, v_seer.commit_no, v_viewer);
+    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3, $4) s')
+    USING v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer;
+END
+$$;
+COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
+    'The whole table as a transaction''s snapshot showed it, without (include_own: with) the transaction''s own changes, typed as audit_as_of(row_type, at): SELECT * FROM audit_as_seen_by(NULL::orders, ''<transaction id>''). By the recorded snapshot, not by any clock. Exact for REPEATABLE READ and SERIALIZABLE; in READ COMMITTED, where every statement has a snapshot of its own, it is that of the last statement that changed a captured table, and a NOTICE says so. Errors: P0002 unknown transaction, 55000 it has not ended, changed nothing, or the record does not reach back; the others as audit_as_of.';
+
+-- The rows of audit_as_of(row_type, at) that have one of these keys, and perhaps others: the planner puts it in its place where
+-- a query asks for keys (src/history/keyed.rs) and keeps the query's own condition. key_columns: their names when it
+-- was planned, as a JSON array.
+CREATE FUNCTION threadline.keyed_as_of(row_type anyelement, at timestamptz, key_columns text, keys text[]) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_table record;
+    v_given text;
+    v_found record;
+    v_done text[] := '{}';
+BEGIN
+    SELECT t.table_id, t.relation, r.key_columns INTO v_table
+    FROM threadline.table_of_type(pg_typeof(keyed_as_of.row_type)) t
+    JOIN threadline.readable_table r ON r.table_id = t.table_id;
+    IF to_jsonb(v_table.key_columns) IS DISTINCT FROM keyed_as_of.key_columns::jsonb THEN
+        RETURN QUERY SELECT s.* FROM threadline.audit_as_of(keyed_as_of.row_type, keyed_as_of.at) s;
+        RETURN;
+    END IF;
+    FOREACH v_given IN ARRAY coalesce(keyed_as_of.keys, '{}') LOOP
+        BEGIN
+            SELECT k.key INTO v_found FROM threadline.key_lookup(v_table.relation, v_given) k;
+        -- No row has a key that its column cannot hold.
+        EXCEPTION WHEN numeric_value_out_of_range OR string_data_right_truncation THEN
+            CONTINUE;
+        END;
+        CONTINUE WHEN v_found.key = ANY (v_done);
+        v_done := v_done || v_found.key;
+        RETURN QUERY SELECT s.* FROM threadline.typed_row_state(keyed_as_of.row_type, v_given, keyed_as_of.at) s;
+    END LOOP;
+END
+$$;
+
+-- The keys that a query asks for, as the planner writes them there. A NULL is equal to nothing.
+CREATE FUNCTION threadline.one_key(key jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN one_key.key OPERATOR(pg_catalog.@?) '$.* ? (@ == null)' THEN '{}' ELSE ARRAY[one_key.key::text] END;
+
+CREATE FUNCTION threadline.some_keys(key_column text, key_values anyarray) RETURNS text[]
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT pg_catalog.array_agg(pg_catalog.jsonb_build_object(some_keys.key_column, v.value)::text)
+    FROM pg_catalog.unnest(some_keys.key_values) AS v (value)
+    WHERE v.value IS NOT NULL
 $$;
 
 CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
