@@ -74,6 +74,8 @@ mod timeline;
 mod triggers;
 #[path = "client/truncate.rs"]
 mod truncate;
+#[path = "client/typed_as_of.rs"]
+mod typed_as_of;
 #[path = "client/upgrade.rs"]
 mod upgrade;
 #[path = "client/write_paths.rs"]
