@@ -33,7 +33,10 @@ extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["typed
 extension_sql_file!("../sql/install/rewind.sql", name = "rewind", requires = ["asof"]);
 extension_sql_file!("../sql/install/typed_asof.sql", name = "typed_asof", requires = ["rewind"]);
 extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["typed_asof"]);
-extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["diff"]);
+extension_sql_file!("../sql/install/timeline.sql", name = "timeline", requires = ["diff"]);
+extension_sql_file!("../sql/install/table_diff.sql", name = "table_diff", requires = ["timeline"]);
+extension_sql_file!("../sql/install/export.sql", name = "export", requires = ["table_diff"]);
+extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["export"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);

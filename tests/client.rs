@@ -4,6 +4,8 @@
 
 #[path = "client/bad_input.rs"]
 mod bad_input;
+#[path = "client/bundle.rs"]
+mod bundle;
 #[path = "client/capture.rs"]
 mod capture;
 #[path = "client/cause.rs"]
@@ -24,6 +26,8 @@ mod delta;
 mod dump;
 #[path = "client/exact.rs"]
 mod exact;
+#[path = "client/export.rs"]
+mod export;
 #[path = "client/full_row.rs"]
 mod full_row;
 #[path = "client/health.rs"]
@@ -62,6 +66,10 @@ mod roles;
 mod schema_capture;
 #[path = "client/support.rs"]
 mod support;
+#[path = "client/table_diff.rs"]
+mod table_diff;
+#[path = "client/timeline.rs"]
+mod timeline;
 #[path = "client/triggers.rs"]
 mod triggers;
 #[path = "client/truncate.rs"]

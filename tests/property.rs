@@ -4,6 +4,8 @@
 
 #[path = "property/as_of.rs"]
 mod as_of;
+#[path = "property/between.rs"]
+mod between;
 #[path = "property/images.rs"]
 mod images;
 #[path = "property/images_oracle.rs"]
