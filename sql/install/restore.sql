@@ -89,12 +89,12 @@ BEGIN
     IF v_state.status = 'present' THEN
         SELECT c.* INTO v_change FROM threadline.readable_change c WHERE c.id = v_state.change_id;
         SELECT 1, true, c.table_id, c.schema_version, c.new_image, c.new_exact, ARRAY(
-                   SELECT s.name_now FROM threadline.revert_shape(c.table_id, v_table.relation) s WHERE s.version = c.schema_version AND s.name_now IS NOT NULL)
+                   SELECT s.name_now FROM threadline.revert_shape(c.table_id, v_table.relation) s WHERE s.version = c.schema_version AND s.name_now IS NOT NULL ORDER BY s.name_now)
         INTO v_then.n, v_then.is_last, v_then.table_id, v_then.version, v_then.new_image, v_then.new_exact, v_then.hidden
         FROM threadline.readable_change c WHERE c.id = v_state.change_id;
         SELECT s.state INTO v_move.state_to FROM threadline.revert_states(v_key.table_id, v_table.relation, ARRAY[v_then], false) s;
         v_move.key_to := v_change.key;
-        v_move.gone := ARRAY(SELECT s.name_then FROM threadline.revert_shape(v_key.table_id, v_table.relation) s WHERE s.version = v_then.version AND s.name_now IS NULL);
+        v_move.gone := ARRAY(SELECT s.name_then FROM threadline.revert_shape(v_key.table_id, v_table.relation) s WHERE s.version = v_then.version AND s.name_now IS NULL ORDER BY s.name_then);
     END IF;
     v_move.entity := 1;
     v_move.table_id := v_key.table_id;

@@ -1,13 +1,5 @@
 -- Taking back what transactions did: in which order, and the statements.
 
-CREATE FUNCTION threadline.column_names_of(p_relation oid, p_attnums int2[]) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT coalesce(array_agg(a.attname::text ORDER BY n.n), '{}')
-    FROM unnest(column_names_of.p_attnums) WITH ORDINALITY AS n (attnum, n)
-    JOIN pg_attribute a ON a.attrelid = column_names_of.p_relation AND a.attnum = n.attnum;
-END;
-
 -- What a state has in columns, or NULL when the row is not there or one of them is NULL or unknown: nothing refers to that.
 CREATE FUNCTION threadline.state_values(p_state jsonb, p_columns text[]) RETURNS text[]
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -21,7 +13,7 @@ CREATE FUNCTION threadline.revert_foreign_keys(p_relations oid[])
 RETURNS TABLE (id oid, name text, child oid, parent oid, child_columns text[], parent_columns text[], operators oid[], follows_update boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT k.oid, k.conname::text, k.conrelid, k.confrelid, threadline.column_names_of(k.conrelid, k.conkey), threadline.column_names_of(k.confrelid, k.confkey),
+    SELECT k.oid, k.conname::text, k.conrelid, k.confrelid, threadline.column_names(k.conrelid, k.conkey)::text[], threadline.column_names(k.confrelid, k.confkey)::text[],
            k.conpfeqop, k.confupdtype IN ('c', 'n', 'd')
     FROM pg_constraint k
     WHERE k.contype = 'f' AND k.conparentid = 0
@@ -34,7 +26,7 @@ RETURNS TABLE (id oid, name text, relation oid, columns text[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT i.indexrelid, c.relname::text, i.indrelid,
-           threadline.column_names_of(i.indrelid, (string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts])
+           threadline.column_names(i.indrelid, (string_to_array(i.indkey::text, ' ')::int2[])[1:i.indnkeyatts])::text[]
     FROM pg_index i
     JOIN pg_class c ON c.oid = i.indexrelid
     WHERE i.indrelid = ANY (revert_unique_keys.p_relations)

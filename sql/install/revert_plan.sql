@@ -189,11 +189,11 @@ BEGIN
            c.entity IS NULL OR c.n = max(c.n) OVER e,
            c.first_id, c.id, c.table_id, c.row_key, c.key, c.old_key, c.op::smallint, c.schema_version, c.key_columns,
            c.old_image, c.old_exact, c.new_image, c.new_exact,
-           ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NOT NULL),
+           ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NOT NULL ORDER BY s.name_now),
            ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NOT NULL
-                 AND (c.op <= 1 OR c.op = 5 AND c.old_image ? s.name_then)),
+                 AND (c.op <= 1 OR c.op = 5 AND c.old_image ? s.name_then) ORDER BY s.name_now),
            ARRAY(SELECT s.name_then FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NULL
-                 AND (c.op <= 1 OR c.op = 5 AND c.old_image ? s.name_then))
+                 AND (c.op <= 1 OR c.op = 5 AND c.old_image ? s.name_then) ORDER BY s.name_then)
     FROM numbered c
     WINDOW e AS (PARTITION BY c.entity);
 END

@@ -3,10 +3,10 @@
 use crate::support::{Address, Database, Session, unique};
 
 /// A login role, dropped with the test. Declare it before the database, so that the database goes first.
-struct Role(String);
+pub struct Role(pub String);
 
 impl Role {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let at = Address::from_env();
         let name = unique("role");
         at.connect("postgres", &at.user).run(&format!("CREATE ROLE {name} LOGIN"));
