@@ -411,7 +411,7 @@ AS $$
             'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
             'json_differences', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
-            'revert_changes', 'revert_shape', 'revert_history', 'revert_columns', 'state_of', 'revert_states', 'revert_moves', 'column_names',
+            'revert_changes', 'revert_shape', 'revert_keys', 'revert_history', 'revert_columns', 'state_of', 'revert_states', 'revert_moves', 'column_names',
             'state_values', 'revert_foreign_keys', 'revert_unique_keys', 'revert_handles', 'revert_edges', 'revert_order', 'equality',
             'revert_target', 'literal_of', 'revert_statements', 'revert_live', 'revert_copies', 'revert_later', 'revert_unwritable', 'revert_author',
             'revert_leaver', 'revert_holders', 'revert_bound', 'require_revertible', 'revert_tasks', 'revert_plan', 'revert_constraints',

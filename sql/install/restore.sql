@@ -62,7 +62,8 @@ DECLARE
 BEGIN
     SELECT k.table_id, k.row_key, k.key INTO v_key FROM threadline.key_given(p_target, p_given) k;
     PERFORM threadline.require_readable(v_key.table_id, p_target);
-    SELECT t.relation, t.key_columns, cardinality(t.key_columns) = 0 AS counted, threadline.qualified_name(t.relation) AS name INTO v_table
+    SELECT t.relation, cardinality(t.key_columns) = 0 AS counted,
+           coalesce((SELECT k.key_columns FROM threadline.revert_keys(t.table_id, t.relation) k ORDER BY k.version DESC LIMIT 1), t.key_columns) AS key_columns, threadline.qualified_name(t.relation) AS name INTO v_table
     FROM threadline.readable_table t WHERE t.table_id = v_key.table_id;
     v_state := threadline.row_state(p_target, p_given, p_at);
     v_move.key_from := v_key.key;
@@ -89,7 +90,7 @@ BEGIN
     IF v_state.status = 'present' THEN
         SELECT c.* INTO v_change FROM threadline.readable_change c WHERE c.id = v_state.change_id;
         SELECT 1, true, c.table_id, c.schema_version, c.new_image, c.new_exact, ARRAY(
-                   SELECT s.name_now FROM threadline.revert_shape(c.table_id, v_table.relation) s WHERE s.version = c.schema_version AND s.name_now IS NOT NULL ORDER BY s.name_now)
+                   SELECT s.name_now FROM threadline.revert_shape(c.table_id, v_table.relation) s WHERE s.version = c.schema_version AND s.is_hidden ORDER BY s.name_now)
         INTO v_then.n, v_then.is_last, v_then.table_id, v_then.version, v_then.new_image, v_then.new_exact, v_then.hidden
         FROM threadline.readable_change c WHERE c.id = v_state.change_id;
         SELECT s.state INTO v_move.state_to FROM threadline.revert_states(v_key.table_id, v_table.relation, ARRAY[v_then], false) s;

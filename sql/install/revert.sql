@@ -220,7 +220,7 @@ BEGIN
         RETURN QUERY
         SELECT t.step, t.table_name, t.table_pk, t.statement, 'side_effect',
                CASE WHEN l.no IS NULL THEN 'the row is not there afterwards'
-                    ELSE 'a trigger makes ' || (SELECT string_agg(format('%I %s', w.key, coalesce(threadline.brief_value(l.state -> w.key), 'NULL')), ', ' ORDER BY w.key)
+                    ELSE 'a trigger makes ' || (SELECT string_agg(format('%I %s', w.key, threadline.brief_value(l.state -> w.key)), ', ' ORDER BY w.key)
                                                 FROM jsonb_each(t.written) w WHERE l.state -> w.key IS DISTINCT FROM w.value) END
         FROM unnest(p_tasks) t
         LEFT JOIN threadline.revert_live(v_table.relation, v_table.key_columns, v_table.steps, v_table.states, false) l ON l.no = t.step

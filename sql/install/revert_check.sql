@@ -125,8 +125,7 @@ BEGIN
     WHERE m.is_gone
     UNION ALL
     SELECT d.entity, 'changed',
-           format('%s: was %s after this transaction, is %s now (%s)', quote_ident(d.name), coalesce(threadline.brief_value(to_jsonb(d.was)), 'NULL'),
-                  coalesce(threadline.brief_value(to_jsonb(d.is_now)), 'NULL'),
+           format('%s: was %s after this transaction, is %s now (%s)', quote_ident(d.name), threadline.brief_value(to_jsonb(d.was)), threadline.brief_value(to_jsonb(d.is_now)),
                   coalesce('changed by transaction ' || coalesce(l.transaction_id, n.transaction_id), 'by a change that is not recorded')),
            coalesce(l.transaction_id, n.transaction_id)
     FROM difference d
@@ -218,7 +217,7 @@ BEGIN
                       CASE WHEN v_is_captured THEN ' CROSS JOIN LATERAL threadline.row_key(t.*) AS k' END,
                       string_agg(format('(u.state ->> %L)::%s %s t.%I', f.attname, format_type(f.atttypid, f.atttypmod),
                                         coalesce((SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
-                                                  WHERE o.oid = p_operators[c.n]), threadline.equality(f.atttypid)), c.name), ' AND '),
+                                                  WHERE o.oid = p_operators[c.n::integer]), threadline.equality(f.atttypid)), c.name), ' AND '),
                       CASE WHEN v_is_captured THEN ' AND k.key <> ALL ($3)' END)
         FROM unnest(p_columns, p_from_columns) WITH ORDINALITY AS c (name, from_name, n)
         JOIN pg_attribute f ON f.attrelid = p_from AND f.attname = c.from_name)
@@ -250,7 +249,7 @@ BEGIN
             RETURN QUERY
             SELECT m.entity, 'held',
                    format('a row of %s refers to it (%s%s)', threadline.qualified_name(v_key.child), quote_ident(v_key.name),
-                          coalesce(': ' || threadline.key_object(t.key_columns, r.key), '') || coalesce(', written by transaction ' || a.id, '')), a.id
+                          coalesce(': ' || threadline.key_object(t.key_columns, r.key)::text, '') || coalesce(', written by transaction ' || a.id, '')), a.id
             FROM threadline.revert_holders(v_key.child, v_key.child_columns, v_key.parent, v_key.parent_columns, v_key.operators, v_asked.no, v_asked.states, v_moved) r
             JOIN unnest(p_moves) m ON m.no = r.no
             LEFT JOIN threadline.readable_table t ON t.relation = v_key.child

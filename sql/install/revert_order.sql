@@ -17,6 +17,8 @@ BEGIN ATOMIC
            k.conpfeqop, k.confupdtype IN ('c', 'n', 'd')
     FROM pg_constraint k
     WHERE k.contype = 'f' AND k.conparentid = 0
+      -- Those over periods, and those that are not enforced (PostgreSQL 18), hold nothing by equality.
+      AND NOT to_jsonb(k) @> '{"conperiod": true}' AND NOT to_jsonb(k) @> '{"conenforced": false}'
       AND (k.conrelid = ANY (revert_foreign_keys.p_relations) OR k.confrelid = ANY (revert_foreign_keys.p_relations));
 END;
 
@@ -30,7 +32,7 @@ BEGIN ATOMIC
     FROM pg_index i
     JOIN pg_class c ON c.oid = i.indexrelid
     WHERE i.indrelid = ANY (revert_unique_keys.p_relations)
-      AND i.indisunique AND i.indislive AND i.indexprs IS NULL AND i.indpred IS NULL;
+      AND i.indisunique AND NOT i.indisexclusion AND i.indislive AND i.indexprs IS NULL AND i.indpred IS NULL;
 END;
 
 -- What a move does to the values that a foreign key or unique index looks at; role: child, parent or unique.

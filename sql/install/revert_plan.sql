@@ -20,7 +20,8 @@ COMMENT ON COLUMN threadline.audit_revert_step.detail IS 'Conflicts by column, w
 
 -- A change that is taken back. n: its place in the history. entity: the same for all changes of a row, through changes of
 -- its key; of tables without a key one for each copy that came or went on balance. first_id: the row's first change
--- under this key. hidden: the redacted columns of its version; redacted, gone: those it would put back that are redacted, or no columns any more.
+-- under this key. changed: what an update changed, in names of now. hidden: the redacted columns of its version; redacted, gone: those it
+-- would put back that are redacted, or no columns any more.
 CREATE TYPE threadline.revert_change AS (
     n           integer,
     entity      integer,
@@ -38,6 +39,7 @@ CREATE TYPE threadline.revert_change AS (
     old_exact   jsonb,
     new_image   jsonb,
     new_exact   jsonb,
+    changed     text[],
     hidden      text[],
     redacted    text[],
     gone        text[]
@@ -90,20 +92,34 @@ BEGIN
 END
 $$;
 
--- The columns of each recorded version that cannot be put back: redacted then or now, or gone (name_now is NULL).
+-- The columns of each recorded version and what they are called now (NULL: gone). Redacted, then or now, they cannot be put back.
 CREATE FUNCTION threadline.revert_shape(p_table_id integer, p_relation regclass)
-RETURNS TABLE (version integer, name_then text, name_now text)
+RETURNS TABLE (version integer, name_then text, name_now text, is_hidden boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT v.version, c.name, f.name_now
+    SELECT v.version, c.name, f.name_now, f.name_now IS NOT NULL AND (c.redact IS NOT NULL OR p.redact IS NOT NULL)
     FROM threadline.readable_version v
     CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (name text, redact text)
     JOIN threadline.column_fate(revert_shape.p_table_id, revert_shape.p_relation) f ON f.version = v.version AND f.name_then = c.name
     LEFT JOIN jsonb_to_recordset(threadline.present_shape(revert_shape.p_relation)) AS p (name text, redact text) ON p.name = f.name_now
     WHERE v.table_id = revert_shape.p_table_id
-      AND (f.name_now IS NULL OR c.redact IS NOT NULL OR p.redact IS NOT NULL)
       AND NOT EXISTS (SELECT FROM pg_attribute a
                       WHERE a.attrelid = revert_shape.p_relation AND a.attname = f.name_now AND a.attgenerated <> '');
+END;
+
+-- The key that each version's rows were recorded under, in names of now.
+CREATE FUNCTION threadline.revert_keys(p_table_id integer, p_relation regclass) RETURNS TABLE (version integer, key_columns name[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH fate AS MATERIALIZED (
+        SELECT f.version, f.name_then, f.name_now FROM threadline.column_fate(revert_keys.p_table_id, revert_keys.p_relation) f
+    )
+    SELECT v.version, ARRAY(SELECT f.name_now::name
+                            FROM unnest(v.key_columns) WITH ORDINALITY AS k (name, n)
+                            LEFT JOIN fate f ON f.version = v.version AND f.name_then = k.name
+                            ORDER BY k.n)
+    FROM threadline.readable_version v
+    WHERE v.table_id = revert_keys.p_table_id;
 END;
 
 CREATE FUNCTION threadline.revert_history(p_set uuid[]) RETURNS SETOF threadline.revert_change
@@ -189,8 +205,11 @@ BEGIN
            c.entity IS NULL OR c.n = max(c.n) OVER e,
            c.first_id, c.id, c.table_id, c.row_key, c.key, c.old_key, c.op::smallint, c.schema_version, c.key_columns,
            c.old_image, c.old_exact, c.new_image, c.new_exact,
-           ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NOT NULL ORDER BY s.name_now),
-           ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NOT NULL
+           CASE WHEN c.op = 5 THEN
+               ARRAY(SELECT s.name_now FROM shape s
+                     WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NOT NULL AND c.old_image ? s.name_then) END,
+           ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.is_hidden ORDER BY s.name_now),
+           ARRAY(SELECT s.name_now FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.is_hidden
                  AND (c.op <= 1 OR c.op = 5 AND c.old_image ? s.name_then) ORDER BY s.name_now),
            ARRAY(SELECT s.name_then FROM shape s WHERE s.table_id = c.table_id AND s.version = c.schema_version AND s.name_now IS NULL
                  AND (c.op <= 1 OR c.op = 5 AND c.old_image ? s.name_then) ORDER BY s.name_then)
@@ -218,7 +237,8 @@ BEGIN ATOMIC
     FROM unnest(state_of.p_values) WITH ORDINALITY AS v (value, n);
 END;
 
--- The states that images of changes give: those before them (of updates, of the columns that changed), or after.
+-- The states that the images of changes give: before them, of an update in the columns that it changed; or after the last of each row.
+-- The row is made as a whole in both cases: types may refuse NULL.
 CREATE FUNCTION threadline.revert_states(p_table_id integer, p_relation regclass, p_changes threadline.revert_change[], p_before boolean)
 RETURNS TABLE (n integer, state jsonb)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
@@ -231,13 +251,18 @@ DECLARE
     v_names constant text[] := threadline.revert_columns(p_relation);
 BEGIN
     RETURN QUERY EXECUTE format(
-        'SELECT q.n, %s - ARRAY(SELECT c.name FROM unnest(%L::text[]) AS c (name) WHERE NOT q.image ? c.name OR c.name = ANY (q.hidden)) FROM (%s) AS q (n, hidden, image%s)',
+        'SELECT q.n, %s - ARRAY(SELECT c.name FROM unnest(%L::text[]) AS c (name) WHERE NOT q.image ? c.name OR c.name = ANY (q.hidden) OR c.name <> ALL (q.changed)) FROM (%s) AS q (n, changed, hidden, image%s)',
         threadline.state_of(v_names, ARRAY(SELECT 'q.c' || array_position(v_all, c.name) FROM unnest(v_names) WITH ORDINALITY AS c (name, n) ORDER BY c.n)),
         v_names,
-        threadline.typed_statement(p_table_id, p_relation, format(
-            '(SELECT c.n, c.hidden, c.version AS schema_version, c.%1$s_image AS image, c.%1$s_exact AS exact FROM unnest($1) AS c WHERE c.table_id = $2 AND c.%1$s_image IS NOT NULL%2$s) s',
-            CASE WHEN p_before THEN 'old' ELSE 'new' END, CASE WHEN p_before THEN '' ELSE ' AND c.is_last' END),
-            's.n, s.hidden, n.image, '),
+        threadline.typed_statement(p_table_id, p_relation, CASE
+            WHEN p_before THEN
+                '(SELECT c.n, c.changed, c.hidden, c.version AS schema_version, CASE WHEN c.op = 5 THEN c.new_image || c.old_image ELSE c.old_image END AS image,
+                         CASE WHEN c.op = 5 THEN threadline.replace_exact(c.new_exact, c.old_image, c.old_exact) ELSE c.old_exact END AS exact
+                  FROM unnest($1) AS c WHERE c.table_id = $2 AND c.old_image IS NOT NULL) s'
+            ELSE
+                '(SELECT c.n, NULL::text[] AS changed, c.hidden, c.version AS schema_version, c.new_image AS image, c.new_exact AS exact
+                  FROM unnest($1) AS c WHERE c.table_id = $2 AND c.new_image IS NOT NULL AND c.is_last) s' END,
+            's.n, s.changed, s.hidden, n.image, '),
         (SELECT string_agg(', c' || g.n, '' ORDER BY g.n) FROM generate_series(1, cardinality(v_all)) AS g (n)))
     USING p_changes, p_table_id;
 END
@@ -247,7 +272,7 @@ $$;
 -- reverse order of the history. The changes of a row are undone from the last to the first: what others changed in between, in other
 -- columns, stays.
 CREATE FUNCTION threadline.revert_moves(p_set uuid[], p_stepwise integer[]) RETURNS SETOF threadline.revert_move
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET quote_all_identifiers = off
 AS $$
 DECLARE
     v_changes constant threadline.revert_change[] := ARRAY(SELECT c FROM threadline.revert_history(p_set) c ORDER BY c.n);
@@ -276,12 +301,20 @@ BEGIN
     END LOOP;
 
     FOR v_change IN
+        WITH key AS MATERIALIZED (
+            SELECT t.table_id, k.version, k.key_columns, first_value(k.key_columns) OVER (PARTITION BY t.table_id ORDER BY k.version DESC) AS newest
+            FROM (SELECT DISTINCT c.table_id FROM unnest(v_changes) c) c
+            JOIN threadline.readable_table t ON t.table_id = c.table_id
+            CROSS JOIN LATERAL threadline.revert_keys(t.table_id, t.relation) k
+            WHERE t.relation IS NOT NULL
+        )
         SELECT c.n, c.entity, c.is_last, c.first_id, c.id, c.table_id, c.row_key, c.key, c.old_key, c.op, c.key_columns, c.redacted, c.gone,
-               t.relation, t.key_columns AS key_columns_now, c.entity = ANY (p_stepwise) AS is_stepwise,
+               t.relation, k.newest, k.key_columns IS DISTINCT FROM k.newest AS other_key, c.entity = ANY (p_stepwise) AS is_stepwise,
                c.n = min(c.n) OVER (PARTITION BY c.entity) AS is_first,
                coalesce(threadline.qualified_name(t.relation), format('%I.%I', t.table_schema, t.table_name)) AS table_name
         FROM unnest(v_changes) c
         JOIN threadline.readable_table t ON t.table_id = c.table_id
+        LEFT JOIN key k ON k.table_id = c.table_id AND k.version = c.version
         ORDER BY c.entity, c.n DESC
     LOOP
         IF v_change.is_last THEN
@@ -290,9 +323,9 @@ BEGIN
             v_move.table_id := v_change.table_id;
             v_move.relation := v_change.relation;
             v_move.table_name := v_change.table_name;
-            v_move.key_columns := v_change.key_columns_now;
+            v_move.key_columns := v_change.newest;
             v_move.counted := cardinality(v_change.key_columns) = 0;
-            v_move.other_key := v_change.key_columns <> v_change.key_columns_now;
+            v_move.other_key := v_change.other_key;
             v_move.row_key := v_change.row_key;
             v_move.log_key := v_change.key;
             v_move.first_id := v_change.first_id;
@@ -329,7 +362,8 @@ BEGIN
                 OR (v_move.state_from IS NULL) <> (v_move.state_to IS NULL)
                 OR v_move.state_from || v_move.state_to <> v_move.state_from
                 OR v_move.state_to IS NOT NULL AND cardinality(v_move.redacted) > 0) THEN
-            v_move.table_pk := threadline.key_object(v_change.key_columns, coalesce(v_move.key_from, v_move.key_to, v_change.key));
+            v_move.table_pk := threadline.key_object(CASE WHEN v_move.relation IS NULL OR v_move.other_key THEN v_change.key_columns ELSE v_move.key_columns END,
+                                                     coalesce(v_move.key_from, v_move.key_to, v_change.key));
             v_moves := v_moves || v_move;
         END IF;
     END LOOP;

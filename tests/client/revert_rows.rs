@@ -192,10 +192,10 @@ fn tables_that_have_changed_since() {
     );
     let updated = did(&mut s, "UPDATE t SET a = 'z', gone = 5, n = 9 WHERE id = 1");
     let deleted = did(&mut s, "DELETE FROM t WHERE id = 2");
-    s.run("ALTER TABLE t RENAME a TO b; ALTER TABLE t DROP COLUMN gone; ALTER TABLE t ADD COLUMN extra int NOT NULL DEFAULT 3; ALTER TABLE t ALTER n TYPE text; ALTER TABLE t RENAME TO u; CREATE SCHEMA app; ALTER TABLE u SET SCHEMA app");
-    assert_eq!(steps(&mut s, &dry(&updated)), ["ok: UPDATE app.u SET b = 'x'::text, n = '7'::text WHERE id = '1'::integer"]);
-    assert_eq!(details(&mut s, &dry(&updated)), [r#"ok {"id": "1"} left out, since the table has it no more: gone"#]);
-    assert_eq!(steps(&mut s, &apply(&deleted, "nocascade")), ["applied: INSERT INTO app.u (id, b, n) VALUES ('2'::integer, 'y'::text, '8'::text)"]);
+    s.run("ALTER TABLE t RENAME a TO b; ALTER TABLE t DROP COLUMN gone; ALTER TABLE t ADD COLUMN extra int NOT NULL DEFAULT 3; ALTER TABLE t ALTER n TYPE text; ALTER TABLE t RENAME id TO ident; ALTER TABLE t RENAME TO u; CREATE SCHEMA app; ALTER TABLE u SET SCHEMA app");
+    assert_eq!(steps(&mut s, &dry(&updated)), ["ok: UPDATE app.u SET b = 'x'::text, n = '7'::text WHERE ident = '1'::integer"]);
+    assert_eq!(details(&mut s, &dry(&updated)), [r#"ok {"ident": "1"} left out, since the table has it no more: gone"#]);
+    assert_eq!(steps(&mut s, &apply(&deleted, "nocascade")), ["applied: INSERT INTO app.u (ident, b, n) VALUES ('2'::integer, 'y'::text, '8'::text)"]);
     steps(&mut s, &apply(&updated, "nocascade"));
     assert_eq!(rows(&mut s, "app.u"), ["(1,x,7,3)", "(2,y,8,3)"]);
     s.run("SELECT threadline.audit_disable('app.u')");

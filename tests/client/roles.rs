@@ -149,6 +149,8 @@ fn admin_functions_are_refused() {
         "SELECT * FROM threadline.audit_as_of(NULL::app.mine, now())",
         "SELECT threadline.replay_check('app.mine')",
         "SELECT threadline.incident_bundle(gen_random_uuid())",
+        "SELECT * FROM threadline.audit_revert(gen_random_uuid())",
+        "SELECT * FROM threadline.audit_restore('app.mine', 1, now())",
         "SELECT * FROM threadline.audit_status()",
         "SELECT * FROM threadline.audit_cost()",
     ] {
