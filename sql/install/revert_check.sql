@@ -108,7 +108,7 @@ BEGIN
         WHERE m.live IS NOT NULL AND m.live ->> d.name IS DISTINCT FROM d.was
     )
     SELECT m.entity, 'gone',
-           CASE WHEN m.counted THEN 'not enough copies of the row are left' || coalesce(format(' (one went in transaction %s)', n.transaction_id), '')
+           CASE WHEN m.counted THEN 'not enough copies of the row are left' || coalesce(' (one went in transaction ' || n.transaction_id || ')', '')
                 WHEN n.op = 2 THEN format('the row is %s now (its key was changed by transaction %s)', n.other_pk, n.transaction_id)
                 WHEN n.op <= 1 THEN format('the row was deleted by transaction %s', n.transaction_id)
                 WHEN k.transaction_id IS NOT NULL THEN format('the row was truncated by transaction %s', k.transaction_id)
@@ -151,7 +151,6 @@ BEGIN
       AND threadline.shape_differs(m.table_id, m.relation, m.last_id);
 END
 $$;
-
 
 -- Moves that would have to write redacted columns.
 CREATE FUNCTION threadline.revert_unwritable(p_moves threadline.revert_move[]) RETURNS SETOF threadline.revert_finding
