@@ -232,8 +232,13 @@ BEGIN
         SELECT format('%I.%I', c.table_schema, c.table_name) AS table_name, c.table_pk, c.statement_no, c.op, c.id,
                c.op_name || coalesce(' of ' || array_to_string(c.changed_fields, ', '), '') AS what
         FROM threadline.revert_changes(ARRAY[threadline.current_audit_transaction_id()]) c
-        WHERE c.statement_no > p_since AND c.op NOT IN (2, 3)
-          AND NOT EXISTS (SELECT FROM unnest(p_tasks) t WHERE t.status = 'ready' AND t.table_id = c.table_id AND c.key IN (t.key_from, t.key_to))
+        LEFT JOIN (
+            SELECT DISTINCT t.table_id, k.key
+            FROM unnest(p_tasks) t
+            CROSS JOIN LATERAL (VALUES (t.key_from), (t.key_to)) AS k (key)
+            WHERE t.status = 'ready' AND k.key IS NOT NULL
+        ) k ON k.table_id = c.table_id AND k.key = c.key
+        WHERE c.statement_no > p_since AND c.op NOT IN (2, 3) AND k.key IS NULL
     ) e
     GROUP BY e.table_name, e.table_pk
     ORDER BY e.table_name, min(e.id);
