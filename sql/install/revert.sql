@@ -118,7 +118,7 @@ BEGIN
                             CASE WHEN y.entity IS NOT NULL AND f.entity IS NULL THEN 'a row that must go back before it stays as it is' END,
                             CASE WHEN cardinality(m.gone) > 0 AND m.state_to IS NOT NULL
                                  THEN format('left out, since the table has it no more: %s', array_to_string(m.gone, ', ')) END,
-                            CASE WHEN NOT t.enabled THEN 'the table is not under capture now, so this will not be recorded' END), '')
+                            CASE WHEN NOT t.enabled AND t.relation IS NOT NULL THEN 'the table is not under capture now, so this will not be recorded' END), '')
     FROM unnest(v_order.ordered) WITH ORDINALITY AS o (no, step)
     JOIN move m ON m.no = o.no
     JOIN threadline.readable_table t ON t.table_id = m.table_id
