@@ -21,19 +21,26 @@ fn restore(s: &mut Session, key: &str, at: &str, dry_run: bool) -> Vec<String> {
 
 #[test]
 fn a_row_goes_back_whatever_became_of_it() {
-    let (_db, mut s) = setup("res_row", "CREATE TABLE t (id int PRIMARY KEY, v text, n numeric); SELECT threadline.audit_enable('t')");
+    let (_db, mut s) =
+        setup("res_row", "CREATE TABLE t (id int PRIMARY KEY, v text, n numeric); SELECT threadline.audit_enable('t')");
     let none = now(&mut s);
     s.run("INSERT INTO t VALUES (1, 'a', 1.50), (2, 'b', 2)");
     let first = now(&mut s);
     s.run("UPDATE t SET v = 'c' WHERE id = 1");
     assert_eq!(restore(&mut s, "1", &first, true), ["ok: UPDATE public.t SET v = 'a'::text WHERE id = '1'::integer"]);
     assert_eq!(rows(&mut s, "t")[0], "(1,c,1.50)");
-    assert_eq!(restore(&mut s, "1", &first, false), ["applied: UPDATE public.t SET v = 'a'::text WHERE id = '1'::integer"]);
+    assert_eq!(
+        restore(&mut s, "1", &first, false),
+        ["applied: UPDATE public.t SET v = 'a'::text WHERE id = '1'::integer"]
+    );
     assert_eq!(rows(&mut s, "t")[0], "(1,a,1.50)");
     assert_eq!(restore(&mut s, "1", &first, false), ["nothing: the row is as it was"]);
     assert_eq!(s.column("SELECT name || ' ' || reason FROM threadline.audit_actions").len(), 1);
     s.run("DELETE FROM t WHERE id = 1");
-    assert_eq!(restore(&mut s, "'{\"id\": 1}'", &first, false), ["applied: INSERT INTO public.t (id, v, n) VALUES ('1'::integer, 'a'::text, '1.50'::numeric)"]);
+    assert_eq!(
+        restore(&mut s, "'{\"id\": 1}'", &first, false),
+        ["applied: INSERT INTO public.t (id, v, n) VALUES ('1'::integer, 'a'::text, '1.50'::numeric)"]
+    );
     let then = now(&mut s);
     // Through changes of its key, from any of its keys.
     s.run("UPDATE t SET id = 7, v = 'moved' WHERE id = 1; UPDATE t SET id = 8 WHERE id = 7");
@@ -55,7 +62,10 @@ fn a_row_goes_back_whatever_became_of_it() {
 
 #[test]
 fn what_is_not_known_is_never_deleted() {
-    let (db, mut s) = setup("res_unknown", "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'old'); SELECT threadline.audit_enable('t', baseline => false)");
+    let (db, mut s) = setup(
+        "res_unknown",
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'old'); SELECT threadline.audit_enable('t', baseline => false)",
+    );
     let early = now(&mut s);
     s.run("INSERT INTO t VALUES (2, 'a')");
     let unknown = s.refused(&format!("SELECT * FROM threadline.audit_restore('t', 1, '{early}')"), &["55000"]);
@@ -79,7 +89,10 @@ fn what_is_not_known_is_never_deleted() {
 
 #[test]
 fn every_form_of_key_and_redaction() {
-    let (_db, mut s) = setup("res_forms", "CREATE TABLE t (id int PRIMARY KEY, v text, secret text); SELECT threadline.audit_enable('t', mask => '{secret}'); INSERT INTO t VALUES (1, 'a', 's')");
+    let (_db, mut s) = setup(
+        "res_forms",
+        "CREATE TABLE t (id int PRIMARY KEY, v text, secret text); SELECT threadline.audit_enable('t', mask => '{secret}'); INSERT INTO t VALUES (1, 'a', 's')",
+    );
     let at = now(&mut s);
     s.run("UPDATE t SET v = 'b', secret = 'r'");
     for key in ["1", "'1'", "1::bigint", "'{\"id\": \"1\"}'", "'{\"id\": 1}'::jsonb"] {
@@ -90,7 +103,10 @@ fn every_form_of_key_and_redaction() {
         );
     }
     s.run("DELETE FROM t");
-    assert_eq!(restore(&mut s, "1", &at, true), ["redacted: INSERT INTO public.t (id, v) VALUES ('1'::integer, 'a'::text)"]);
+    assert_eq!(
+        restore(&mut s, "1", &at, true),
+        ["redacted: INSERT INTO public.t (id, v) VALUES ('1'::integer, 'a'::text)"]
+    );
     s.refused(&format!("SELECT * FROM threadline.audit_restore('t', 1, '{at}', false)"), &["55000"]);
     s.run("CREATE TABLE u (id uuid PRIMARY KEY, v int); SELECT threadline.audit_enable('u'); INSERT INTO u VALUES ('00112233-4455-6677-8899-aabbccddeeff', 1)");
     let at = now(&mut s);
@@ -101,12 +117,18 @@ fn every_form_of_key_and_redaction() {
 
 #[test]
 fn copies_of_a_row_without_a_key() {
-    let (_db, mut s) = setup("res_copies", r#"CREATE TABLE t (a int, b text); SELECT threadline.audit_enable('t', options => '{"key": "full_row"}'); INSERT INTO t VALUES (1, 'x'), (1, 'x'), (2, 'y')"#);
+    let (_db, mut s) = setup(
+        "res_copies",
+        r#"CREATE TABLE t (a int, b text); SELECT threadline.audit_enable('t', options => '{"key": "full_row"}'); INSERT INTO t VALUES (1, 'x'), (1, 'x'), (2, 'y')"#,
+    );
     let two = now(&mut s);
     s.run("DELETE FROM t WHERE a = 1");
     let none = now(&mut s);
     let key = r#"'{"a": 1, "b": "x"}'"#;
-    assert_eq!(restore(&mut s, key, &two, false), vec!["applied: INSERT INTO public.t (a, b) VALUES ('1'::integer, 'x'::text)"; 2]);
+    assert_eq!(
+        restore(&mut s, key, &two, false),
+        vec!["applied: INSERT INTO public.t (a, b) VALUES ('1'::integer, 'x'::text)"; 2]
+    );
     assert_eq!(rows(&mut s, "t"), ["(1,x)", "(1,x)", "(2,y)"]);
     assert_eq!(restore(&mut s, key, &two, false), ["nothing: the row is as it was"]);
     assert_eq!(restore(&mut s, key, &none, false).len(), 2);

@@ -67,7 +67,10 @@ fn accounts(stem: &str) -> (Database, Session) {
 fn a_dry_run_shows_the_exact_statements_and_leaves_nothing() {
     let (_db, mut s) = accounts("rev_dry");
     let before = rows(&mut s, "account");
-    let id = did(&mut s, "UPDATE account SET balance = 12.50 WHERE id = 1; DELETE FROM account WHERE id > 1; INSERT INTO account VALUES (4, 'dee', 1, NULL)");
+    let id = did(
+        &mut s,
+        "UPDATE account SET balance = 12.50 WHERE id = 1; DELETE FROM account WHERE id > 1; INSERT INTO account VALUES (4, 'dee', 1, NULL)",
+    );
     let transactions = s.number("SELECT count(*) FROM threadline.audit_transactions");
     assert_eq!(
         steps(&mut s, &dry(&id)),
@@ -78,8 +81,15 @@ fn a_dry_run_shows_the_exact_statements_and_leaves_nothing() {
             "ok: UPDATE public.account SET balance = '10.00'::numeric(10,2) WHERE id = '1'::integer",
         ]
     );
-    assert_eq!(s.column(&format!("SELECT table_name || table_pk || step FROM threadline.{} WHERE step = 4", dry(&id))), [r#"public.account{"id": "1"}4"#]);
-    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_transactions"), transactions, "a rehearsal leaves no trace");
+    assert_eq!(
+        s.column(&format!("SELECT table_name || table_pk || step FROM threadline.{} WHERE step = 4", dry(&id))),
+        [r#"public.account{"id": "1"}4"#]
+    );
+    assert_eq!(
+        s.number("SELECT count(*) FROM threadline.audit_transactions"),
+        transactions,
+        "a rehearsal leaves no trace"
+    );
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_actions"), 0);
     there_and_back(&mut s, "account", &before, &id);
 }
@@ -91,9 +101,17 @@ fn it_is_applied_only_when_confirmed_and_recorded_like_any_write() {
     let id = did(&mut s, "UPDATE account SET balance = 0");
     let call = format!("audit_revert('{id}', dry_run => false)");
     let refused = s.refused(&format!("SELECT * FROM threadline.{call}"), &["22023"]);
-    assert_eq!(refused.hint, format!("SELECT * FROM threadline.audit_revert('{id}', mode => 'nocascade', dry_run => false, confirm => true);"));
+    assert_eq!(
+        refused.hint,
+        format!(
+            "SELECT * FROM threadline.audit_revert('{id}', mode => 'nocascade', dry_run => false, confirm => true);"
+        )
+    );
     assert_eq!(s.number("SELECT count(*) FROM account WHERE balance = 0"), 3);
-    s.run(&format!("BEGIN; SELECT threadline.set_actor('user', 'dba'); SELECT * FROM threadline.{}; ROLLBACK", apply(&id, "nocascade")));
+    s.run(&format!(
+        "BEGIN; SELECT threadline.set_actor('user', 'dba'); SELECT * FROM threadline.{}; ROLLBACK",
+        apply(&id, "nocascade")
+    ));
     assert_eq!(s.number("SELECT count(*) FROM account WHERE balance = 0"), 3, "the caller's transaction decides");
     assert_eq!(s.number("SELECT count(*) FROM threadline.audit_actions"), 0);
     s.run(refused.hint.trim());
@@ -127,7 +145,10 @@ fn changes_of_one_row_make_one_statement() {
         ]
     );
     there_and_back(&mut s, "account", &before, &id);
-    let nothing = did(&mut s, "UPDATE account SET note = 'x' WHERE id = 1; UPDATE account SET note = 'it''s' WHERE id = 1; INSERT INTO account VALUES (9, 'z', 1, ''); DELETE FROM account WHERE id = 9");
+    let nothing = did(
+        &mut s,
+        "UPDATE account SET note = 'x' WHERE id = 1; UPDATE account SET note = 'it''s' WHERE id = 1; INSERT INTO account VALUES (9, 'z', 1, ''); DELETE FROM account WHERE id = 9",
+    );
     assert_eq!(steps(&mut s, &dry(&nothing)), Vec::<String>::new());
 }
 
@@ -137,20 +158,30 @@ fn a_row_changed_since_is_a_conflict_that_each_mode_settles_its_way() {
         let (_db, mut s) = accounts(&format!("rev_mode_{mode}"));
         let before = rows(&mut s, "account");
         let id = did(&mut s, "UPDATE account SET balance = balance + 1, note = 'job'");
-        let later = did(&mut s, "UPDATE account SET balance = 99 WHERE id = 1; UPDATE account SET owner = 'bill' WHERE id = 2");
+        let later =
+            did(&mut s, "UPDATE account SET balance = 99 WHERE id = 1; UPDATE account SET owner = 'bill' WHERE id = 2");
         let conflicts = details(&mut s, &dry(&id));
         assert_eq!(
             conflicts,
             [
                 r#"ok {"id": "3"}"#.to_string(),
-                format!(r#"conflict {{"id": "2"}} owner: was bob after this transaction, is bill now (changed by transaction {later})"#),
-                format!(r#"conflict {{"id": "1"}} balance: was 11.00 after this transaction, is 99.00 now (changed by transaction {later})"#),
+                format!(
+                    r#"conflict {{"id": "2"}} owner: was bob after this transaction, is bill now (changed by transaction {later})"#
+                ),
+                format!(
+                    r#"conflict {{"id": "1"}} balance: was 11.00 after this transaction, is 99.00 now (changed by transaction {later})"#
+                ),
             ]
         );
         let expected: Vec<String> = match mode {
             "nocascade" => {
                 let refused = s.refused(&format!("SELECT * FROM threadline.{}", apply(&id, mode)), &["55000"]);
-                assert!(refused.message.contains(&id) && refused.detail.contains("is bill now") && refused.hint.contains("cascade"), "{refused:?}");
+                assert!(
+                    refused.message.contains(&id)
+                        && refused.detail.contains("is bill now")
+                        && refused.hint.contains("cascade"),
+                    "{refused:?}"
+                );
                 continue;
             }
             // The columns that it changed, whoever changed them since; the others stay.
@@ -174,7 +205,10 @@ fn a_row_changed_since_is_a_conflict_that_each_mode_settles_its_way() {
 fn rows_that_are_gone_and_values_that_are_taken_stay_in_every_mode_but_cascade() {
     let (_db, mut s) = accounts("rev_gone");
     let before = rows(&mut s, "account");
-    let id = did(&mut s, "UPDATE account SET owner = 'one' WHERE id = 1; UPDATE account SET note = 'n' WHERE id = 2; UPDATE account SET note = 'n' WHERE id = 3; INSERT INTO account VALUES (4, 'dee', 4, NULL)");
+    let id = did(
+        &mut s,
+        "UPDATE account SET owner = 'one' WHERE id = 1; UPDATE account SET note = 'n' WHERE id = 2; UPDATE account SET note = 'n' WHERE id = 3; INSERT INTO account VALUES (4, 'dee', 4, NULL)",
+    );
     let deleted = did(&mut s, "DELETE FROM account WHERE id = 2");
     let taken = did(&mut s, "INSERT INTO account VALUES (7, 'ann', 1, NULL)");
     let moved = did(&mut s, "UPDATE account SET id = 8 WHERE id = 3");
@@ -182,7 +216,9 @@ fn rows_that_are_gone_and_values_that_are_taken_stay_in_every_mode_but_cascade()
         r#"ok {"id": "4"}"#.to_string(),
         format!(r#"conflict {{"id": "3"}} the row is {{"id": "8"}} now (its key was changed by transaction {moved})"#),
         format!(r#"conflict {{"id": "2"}} the row was deleted by transaction {deleted}"#),
-        format!(r#"conflict {{"id": "1"}} another row has (owner) = (ann) now (account_owner_key: {{"id": "7"}}, written by transaction {taken})"#),
+        format!(
+            r#"conflict {{"id": "1"}} another row has (owner) = (ann) now (account_owner_key: {{"id": "7"}}, written by transaction {taken})"#
+        ),
     ];
     for mode in ["nocascade", "nocascade_force", "nonconflict_only"] {
         assert_eq!(details(&mut s, &by_mode(&id, mode)), expected, "{mode}");
@@ -207,7 +243,10 @@ fn foreign_keys_order_the_statements_and_hold_rows() {
     s.run("CREATE TABLE team (id int PRIMARY KEY, lead int); CREATE TABLE member (id int PRIMARY KEY, team int REFERENCES team ON DELETE CASCADE, boss int REFERENCES member);
            CREATE TABLE badge (id int, member int NOT NULL REFERENCES member); ALTER TABLE team ADD FOREIGN KEY (lead) REFERENCES member DEFERRABLE;
            SELECT threadline.audit_enable('team'); SELECT threadline.audit_enable('member')");
-    let made = did(&mut s, "INSERT INTO team VALUES (1, NULL); INSERT INTO member VALUES (10, 1, NULL), (11, 1, 10), (12, 1, 11); UPDATE team SET lead = 12 WHERE id = 1");
+    let made = did(
+        &mut s,
+        "INSERT INTO team VALUES (1, NULL); INSERT INTO member VALUES (10, 1, NULL), (11, 1, 10), (12, 1, 11); UPDATE team SET lead = 12 WHERE id = 1",
+    );
     let full = [rows(&mut s, "team"), rows(&mut s, "member")];
     assert_eq!(
         s.column(&format!("SELECT table_name || (table_pk ->> 'id') || status FROM threadline.{}", dry(&made))),
@@ -218,8 +257,17 @@ fn foreign_keys_order_the_statements_and_hold_rows() {
     let unmade = did(&mut s, "UPDATE team SET lead = NULL; DELETE FROM team");
     assert_eq!(s.number("SELECT count(*) FROM member"), 0);
     assert_eq!(
-        s.column(&format!("SELECT table_name || (table_pk ->> 'id') || status FROM threadline.{}", apply(&unmade, "nocascade"))),
-        ["public.team1applied", "public.member10applied", "public.member11applied", "public.member12applied", "public.team1applied"]
+        s.column(&format!(
+            "SELECT table_name || (table_pk ->> 'id') || status FROM threadline.{}",
+            apply(&unmade, "nocascade")
+        )),
+        [
+            "public.team1applied",
+            "public.member10applied",
+            "public.member11applied",
+            "public.member12applied",
+            "public.team1applied"
+        ]
     );
     let made = last(&mut s);
     assert_eq!([rows(&mut s, "team"), rows(&mut s, "member")], full);
@@ -229,14 +277,20 @@ fn foreign_keys_order_the_statements_and_hold_rows() {
     let later = did(&mut s, "INSERT INTO team VALUES (2, 10)");
     let held = details(&mut s, &dry(&made));
     assert!(held.iter().any(|row| *row == format!(r#"conflict {{"id": "10"}} a row of public.team refers to it (team_lead_fkey: {{"id": "2"}}, written by transaction {later})"#)), "{held:?}");
-    assert!(held.iter().any(|row| row.ends_with(r#"{"id": "1"} a row that must go back before it stays as it is"#)), "{held:?}");
+    assert!(
+        held.iter().any(|row| row.ends_with(r#"{"id": "1"} a row that must go back before it stays as it is"#)),
+        "{held:?}"
+    );
     s.refused(&format!("SELECT * FROM threadline.{}", apply(&made, "nocascade")), &["55000"]);
     s.run("BEGIN");
     s.rows(&format!("SELECT * FROM threadline.{}", apply(&made, "cascade")));
     assert_eq!(s.number("SELECT count(*) FROM team") + s.number("SELECT count(*) FROM member"), 0);
     s.run("ROLLBACK; DELETE FROM team WHERE id = 2; INSERT INTO badge VALUES (1, 11)");
     let held = details(&mut s, &by_mode(&made, "cascade"));
-    assert!(held.contains(&r#"conflict {"id": "11"} a row of public.badge refers to it (badge_member_fkey)"#.into()), "{held:?}");
+    assert!(
+        held.contains(&r#"conflict {"id": "11"} a row of public.badge refers to it (badge_member_fkey)"#.into()),
+        "{held:?}"
+    );
     s.refused(&format!("SELECT * FROM threadline.{}", apply(&made, "cascade")), &["55000"]);
     s.run("DELETE FROM badge");
 
@@ -245,7 +299,9 @@ fn foreign_keys_order_the_statements_and_hold_rows() {
     let went = did(&mut s, "DELETE FROM member WHERE id = 11");
     assert_eq!(
         details(&mut s, &dry(&left)),
-        [format!(r#"conflict {{"id": "12"}} the row of public.member that it would refer to is gone (member_boss_fkey, deleted by transaction {went})"#)]
+        [format!(
+            r#"conflict {{"id": "12"}} the row of public.member that it would refer to is gone (member_boss_fkey, deleted by transaction {went})"#
+        )]
     );
     assert_eq!(steps(&mut s, &apply(&left, "cascade")).len(), 2);
     assert_eq!([rows(&mut s, "team"), rows(&mut s, "member")], full);
@@ -307,7 +363,10 @@ fn what_cannot_be_taken_back_is_refused() {
     let inserted = did(&mut s, "INSERT INTO account VALUES (5, 'e', 5, NULL)");
     let marked = did(&mut s, "TRUNCATE account");
     s.refused(&format!("SELECT * FROM threadline.{}", dry(&marked)), &["0A000"]);
-    assert_eq!(details(&mut s, &dry(&inserted)), [format!(r#"conflict {{"id": "5"}} the row was truncated by transaction {marked}"#)]);
+    assert_eq!(
+        details(&mut s, &dry(&inserted)),
+        [format!(r#"conflict {{"id": "5"}} the row was truncated by transaction {marked}"#)]
+    );
     s.refused(&format!("SELECT * FROM threadline.{}", by_mode(&inserted, "cascade")), &["0A000"]);
 }
 
@@ -322,9 +381,15 @@ fn it_takes_the_callers_own_rights() {
     let before = rows(&mut s, "account");
     let id = did(&mut s, "UPDATE account SET balance = 0 WHERE id = 1");
     let mut clerk = db.session_as(&clerk.0);
-    assert_eq!(details(&mut clerk, &dry(&id)), [r#"fails {"id": "1"} permission denied for table account (SQLSTATE 42501)"#]);
+    assert_eq!(
+        details(&mut clerk, &dry(&id)),
+        [r#"fails {"id": "1"} permission denied for table account (SQLSTATE 42501)"#]
+    );
     assert_eq!(clerk.failure(&format!("SELECT * FROM threadline.{}", apply(&id, "nocascade"))).code, "42501");
-    assert_eq!(clerk.failure("SELECT * FROM threadline.audit_restore('account', 1, '-infinity'::timestamptz, false)").code, "55000");
+    assert_eq!(
+        clerk.failure("SELECT * FROM threadline.audit_restore('account', 1, '-infinity'::timestamptz, false)").code,
+        "55000"
+    );
     let mut stranger = db.session_as(&stranger.0);
     let hidden = stranger.refused(&format!("SELECT * FROM threadline.{}", dry(&id)), &["55000"]);
     assert!(hidden.detail.starts_with("0 of its 1 changes"), "{hidden:?}");
@@ -363,7 +428,11 @@ fn the_rehearsal_tells_of_triggers_and_constraints() {
     s.run("DROP TRIGGER c ON account");
     assert_eq!(
         details(&mut s, &apply(&id, "nocascade")),
-        [r#"applied {"id": "2"}"#, r#"applied {"id": "1"} a trigger makes note touched"#, r#"side_effect {"id": "1"} update of n, then update of n"#]
+        [
+            r#"applied {"id": "2"}"#,
+            r#"applied {"id": "1"} a trigger makes note touched"#,
+            r#"side_effect {"id": "1"} update of n, then update of n"#
+        ]
     );
     assert_eq!(rows(&mut s, "account")[0], "(1,ann,10.00,touched)");
 }
@@ -373,7 +442,10 @@ fn a_read_only_transaction_shows_the_statements() {
     let (_db, mut s) = accounts("rev_read_only");
     let id = did(&mut s, "UPDATE account SET balance = 1 WHERE id = 1");
     s.run("BEGIN READ ONLY");
-    assert_eq!(steps(&mut s, &dry(&id)), ["not_rehearsed: UPDATE public.account SET balance = '10.00'::numeric(10,2) WHERE id = '1'::integer"]);
+    assert_eq!(
+        steps(&mut s, &dry(&id)),
+        ["not_rehearsed: UPDATE public.account SET balance = '10.00'::numeric(10,2) WHERE id = '1'::integer"]
+    );
     assert_eq!(s.one("SELECT pg_current_xact_id_if_assigned()"), "NULL");
     assert_eq!(s.failure(&format!("SELECT * FROM threadline.{}", apply(&id, "nocascade"))).code, "25006");
 }
@@ -386,7 +458,10 @@ fn a_writer_in_the_way_is_waited_for_and_seen() {
     writer.run("BEGIN; UPDATE account SET balance = 2 WHERE id = 1");
     let sql = format!("SELECT * FROM threadline.{}", apply(&id, "nocascade"));
     let waiting = std::thread::spawn(move || s.refused(&sql, &["55000"]));
-    while writer.number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 0 {
+    while writer
+        .number("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+        == 0
+    {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     writer.run("COMMIT");

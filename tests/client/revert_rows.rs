@@ -17,7 +17,10 @@ fn swapped_values_and_keys_go_back_change_by_change() {
         "CREATE TABLE t (id int PRIMARY KEY, u text UNIQUE, d int UNIQUE DEFERRABLE); SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3)",
     );
     let before = rows(&mut s, "t");
-    let id = did(&mut s, "UPDATE t SET u = 'tmp' WHERE id = 1; UPDATE t SET u = 'a' WHERE id = 2; UPDATE t SET u = 'b' WHERE id = 1");
+    let id = did(
+        &mut s,
+        "UPDATE t SET u = 'tmp' WHERE id = 1; UPDATE t SET u = 'a' WHERE id = 2; UPDATE t SET u = 'b' WHERE id = 1",
+    );
     assert_eq!(
         steps(&mut s, &dry(&id)),
         [
@@ -32,11 +35,17 @@ fn swapped_values_and_keys_go_back_change_by_change() {
     let id = did(&mut s, "UPDATE t SET d = 3 - d WHERE d < 3");
     assert_eq!(steps(&mut s, &apply(&id, "nocascade")).len(), 2);
     assert_eq!(rows(&mut s, "t"), before);
-    let id = did(&mut s, "UPDATE t SET id = 9 WHERE id = 1; UPDATE t SET id = 1 WHERE id = 2; UPDATE t SET id = 2, u = 'moved' WHERE id = 9; DELETE FROM t WHERE id = 3");
+    let id = did(
+        &mut s,
+        "UPDATE t SET id = 9 WHERE id = 1; UPDATE t SET id = 1 WHERE id = 2; UPDATE t SET id = 2, u = 'moved' WHERE id = 9; DELETE FROM t WHERE id = 3",
+    );
     there_and_back(&mut s, "t", &before, &id);
     // A value that wanders through the rows needs no interim.
     s.run("DELETE FROM t; INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2), (3, 'c', 3)");
-    let id = did(&mut s, "UPDATE t SET u = 'd' WHERE id = 3; UPDATE t SET u = 'c' WHERE id = 2; UPDATE t SET u = 'b' WHERE id = 1");
+    let id = did(
+        &mut s,
+        "UPDATE t SET u = 'd' WHERE id = 3; UPDATE t SET u = 'c' WHERE id = 2; UPDATE t SET u = 'b' WHERE id = 1",
+    );
     assert_eq!(steps(&mut s, &dry(&id)).len(), 3);
     there_and_back(&mut s, "t", &before, &id);
 }
@@ -56,7 +65,10 @@ fn keys_that_foreign_keys_follow() {
     let id = did(&mut s, "DELETE FROM p WHERE id = 2");
     assert_eq!(
         steps(&mut s, &apply(&id, "nocascade")),
-        ["applied: INSERT INTO public.p (id, up) VALUES ('2'::integer, '1'::integer)", "applied: UPDATE public.c SET p = '2'::integer WHERE id = '11'::integer"]
+        [
+            "applied: INSERT INTO public.p (id, up) VALUES ('2'::integer, '1'::integer)",
+            "applied: UPDATE public.c SET p = '2'::integer WHERE id = '11'::integer"
+        ]
     );
     assert_eq!([rows(&mut s, "p"), rows(&mut s, "c")], before);
     for name in ["p", "c"] {
@@ -132,11 +144,18 @@ fn redacted_columns_cannot_be_put_back() {
          INSERT INTO t VALUES (1, 'e', 'p', '{\"card\": 1}', 1), (2, 'e', 'p', NULL, 2)",
     );
     let plain = did(&mut s, "UPDATE t SET v = 5 WHERE id = 1");
-    assert_eq!(steps(&mut s, &apply(&plain, "nocascade")), ["applied: UPDATE public.t SET v = '1'::integer WHERE id = '1'::integer"]);
-    let changed = did(&mut s, "UPDATE t SET email = 'f', doc = '{}', v = 6 WHERE id = 1; UPDATE t SET email = 'g' WHERE id = 2");
+    assert_eq!(
+        steps(&mut s, &apply(&plain, "nocascade")),
+        ["applied: UPDATE public.t SET v = '1'::integer WHERE id = '1'::integer"]
+    );
+    let changed =
+        did(&mut s, "UPDATE t SET email = 'f', doc = '{}', v = 6 WHERE id = 1; UPDATE t SET email = 'g' WHERE id = 2");
     assert_eq!(
         details(&mut s, &dry(&changed)),
-        [r#"redacted {"id": "2"} email is redacted and not put back"#, r#"redacted {"id": "1"} doc, email are redacted and not put back"#]
+        [
+            r#"redacted {"id": "2"} email is redacted and not put back"#,
+            r#"redacted {"id": "1"} doc, email are redacted and not put back"#
+        ]
     );
     s.refused(&format!("SELECT * FROM threadline.{}", apply(&changed, "nocascade")), &["55000"]);
     assert_eq!(
@@ -148,7 +167,12 @@ fn redacted_columns_cannot_be_put_back() {
     let shown = s.rows(&format!("SELECT status, detail, statement FROM threadline.{}", dry(&deleted)));
     assert_eq!(
         shown,
-        [["redacted", "doc, email, pin are redacted: the row comes back without", "INSERT INTO public.t (id, v) VALUES ('1'::integer, '1'::integer)"].map(|text| Some(text.to_string()))]
+        [[
+            "redacted",
+            "doc, email, pin are redacted: the row comes back without",
+            "INSERT INTO public.t (id, v) VALUES ('1'::integer, '1'::integer)"
+        ]
+        .map(|text| Some(text.to_string()))]
     );
     s.refused(&format!("SELECT * FROM threadline.{}", apply(&deleted, "cascade")), &["55000"]);
     steps(&mut s, &apply(&deleted, "nocascade_force"));
@@ -157,7 +181,10 @@ fn redacted_columns_cannot_be_put_back() {
     let clear = did(&mut s, "UPDATE t SET v = 77 WHERE id = 2");
     s.run("SELECT threadline.audit_enable('t', mask => '{email, v}')");
     let all = s.rows(&format!("SELECT * FROM threadline.{}", dry(&clear)));
-    assert!(!format!("{all:?}").contains("'2'::integer WHERE") && format!("{all:?}").contains("v is redacted"), "{all:?}");
+    assert!(
+        !format!("{all:?}").contains("'2'::integer WHERE") && format!("{all:?}").contains("v is redacted"),
+        "{all:?}"
+    );
 }
 
 #[test]
@@ -167,14 +194,26 @@ fn tables_without_a_key_by_copies() {
         r#"CREATE TABLE t (a int, j json); SELECT threadline.audit_enable('t', options => '{"key": "full_row"}'); INSERT INTO t VALUES (1, '{}'), (1, '{}'), (2, '[ 1]'), (3, NULL)"#,
     );
     let before = rows(&mut s, "t");
-    let id = did(&mut s, "DELETE FROM t WHERE a = 2; INSERT INTO t VALUES (1, '{}'), (4, NULL), (4, NULL); UPDATE t SET a = 5 WHERE a = 3; INSERT INTO t VALUES (6, NULL); DELETE FROM t WHERE a = 6");
+    let id = did(
+        &mut s,
+        "DELETE FROM t WHERE a = 2; INSERT INTO t VALUES (1, '{}'), (4, NULL), (4, NULL); UPDATE t SET a = 5 WHERE a = 3; INSERT INTO t VALUES (6, NULL); DELETE FROM t WHERE a = 6",
+    );
     assert_eq!(steps(&mut s, &dry(&id)).len(), 6);
     there_and_back(&mut s, "t", &before, &id);
     s.run("DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t WHERE a = 4)");
     let gone = last(&mut s);
     let again = s.one("SELECT x.id FROM threadline.audit_transactions x JOIN threadline.audit_actions a ON a.id = x.action_id ORDER BY x.commit_no DESC LIMIT 1");
     let conflicts = details(&mut s, &dry(&again));
-    assert_eq!(conflicts.iter().filter(|row| row.contains(&format!("not enough copies of the row are left (one went in transaction {gone})"))).count(), 1, "{conflicts:?}");
+    assert_eq!(
+        conflicts
+            .iter()
+            .filter(
+                |row| row.contains(&format!("not enough copies of the row are left (one went in transaction {gone})"))
+            )
+            .count(),
+        1,
+        "{conflicts:?}"
+    );
     s.rows(&format!("SELECT * FROM threadline.{}", apply(&again, "nonconflict_only")));
     assert_eq!(rows(&mut s, "t"), before);
     s.assert_replay_holds("t");
@@ -193,9 +232,18 @@ fn tables_that_have_changed_since() {
     let updated = did(&mut s, "UPDATE t SET a = 'z', gone = 5, n = 9 WHERE id = 1");
     let deleted = did(&mut s, "DELETE FROM t WHERE id = 2");
     s.run("ALTER TABLE t RENAME a TO b; ALTER TABLE t DROP COLUMN gone; ALTER TABLE t ADD COLUMN extra int NOT NULL DEFAULT 3; ALTER TABLE t ALTER n TYPE text; ALTER TABLE t RENAME id TO ident; ALTER TABLE t RENAME TO u; CREATE SCHEMA app; ALTER TABLE u SET SCHEMA app");
-    assert_eq!(steps(&mut s, &dry(&updated)), ["ok: UPDATE app.u SET b = 'x'::text, n = '7'::text WHERE ident = '1'::integer"]);
-    assert_eq!(details(&mut s, &dry(&updated)), [r#"ok {"ident": "1"} left out, since the table has it no more: gone"#]);
-    assert_eq!(steps(&mut s, &apply(&deleted, "nocascade")), ["applied: INSERT INTO app.u (ident, b, n) VALUES ('2'::integer, 'y'::text, '8'::text)"]);
+    assert_eq!(
+        steps(&mut s, &dry(&updated)),
+        ["ok: UPDATE app.u SET b = 'x'::text, n = '7'::text WHERE ident = '1'::integer"]
+    );
+    assert_eq!(
+        details(&mut s, &dry(&updated)),
+        [r#"ok {"ident": "1"} left out, since the table has it no more: gone"#]
+    );
+    assert_eq!(
+        steps(&mut s, &apply(&deleted, "nocascade")),
+        ["applied: INSERT INTO app.u (ident, b, n) VALUES ('2'::integer, 'y'::text, '8'::text)"]
+    );
     steps(&mut s, &apply(&updated, "nocascade"));
     assert_eq!(rows(&mut s, "app.u"), ["(1,x,7,3)", "(2,y,8,3)"]);
     s.run("SELECT threadline.audit_disable('app.u')");
@@ -214,14 +262,26 @@ fn partitions_and_composite_keys() {
          SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1, 'a', 1), (1, 'b', 2), (2, 'a', 3)",
     );
     let before = rows(&mut s, "t");
-    let id = did(&mut s, "UPDATE t SET k = 2, v = 9 WHERE l = 'b'; DELETE FROM t1 WHERE l = 'a'; UPDATE t SET v = 0 WHERE k = 2 AND l = 'a'; INSERT INTO t VALUES (2, 'c', 0)");
+    let id = did(
+        &mut s,
+        "UPDATE t SET k = 2, v = 9 WHERE l = 'b'; DELETE FROM t1 WHERE l = 'a'; UPDATE t SET v = 0 WHERE k = 2 AND l = 'a'; INSERT INTO t VALUES (2, 'c', 0)",
+    );
     let shown = steps(&mut s, &dry(&id));
-    assert!(shown.contains(&"ok: UPDATE public.t SET k = '1'::integer, v = '2'::integer WHERE k = '2'::integer AND l = 'b'::text".to_string()), "{shown:?}");
+    assert!(
+        shown.contains(
+            &"ok: UPDATE public.t SET k = '1'::integer, v = '2'::integer WHERE k = '2'::integer AND l = 'b'::text"
+                .to_string()
+        ),
+        "{shown:?}"
+    );
     there_and_back(&mut s, "t", &before, &id);
     // A child of old is a table of its own.
     s.run("CREATE TABLE parent (id int PRIMARY KEY, v int); CREATE TABLE child () INHERITS (parent); SELECT threadline.audit_enable('parent'); INSERT INTO parent VALUES (1, 1); INSERT INTO child VALUES (1, 5)");
     let id = did(&mut s, "UPDATE ONLY parent SET v = 2");
-    assert_eq!(steps(&mut s, &apply(&id, "nocascade")), ["applied: UPDATE ONLY public.parent SET v = '1'::integer WHERE id = '1'::integer"]);
+    assert_eq!(
+        steps(&mut s, &apply(&id, "nocascade")),
+        ["applied: UPDATE ONLY public.parent SET v = '1'::integer WHERE id = '1'::integer"]
+    );
     assert_eq!(rows(&mut s, "parent"), ["(1,1)", "(1,5)"]);
 }
 
@@ -233,7 +293,10 @@ fn many_rows_at_once() {
          INSERT INTO p SELECT g, g FROM generate_series(1, 2000) g; INSERT INTO c SELECT g, g, g FROM generate_series(1, 2000) g",
     );
     let before = [rows(&mut s, "p"), rows(&mut s, "c")];
-    let id = did(&mut s, "DELETE FROM c WHERE id % 2 = 0; DELETE FROM p WHERE id % 2 = 0; UPDATE c SET u = -u; INSERT INTO p SELECT g, 0 FROM generate_series(3001, 3500) g");
+    let id = did(
+        &mut s,
+        "DELETE FROM c WHERE id % 2 = 0; DELETE FROM p WHERE id % 2 = 0; UPDATE c SET u = -u; INSERT INTO p SELECT g, 0 FROM generate_series(3001, 3500) g",
+    );
     let started = std::time::Instant::now();
     assert_eq!(steps(&mut s, &apply(&id, "nocascade")).len(), 3500);
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());

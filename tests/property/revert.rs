@@ -145,9 +145,13 @@ fn a_transaction_taken_back_never_was() {
         }
         let now = contents(&mut s, "public", n);
         let chosen = &history[r.below(history.len() as u64) as usize];
-        let told = || history.iter().map(|t| format!("{}: {}", t.id, t.statements.join("; "))).collect::<Vec<_>>().join("\n");
+        let told =
+            || history.iter().map(|t| format!("{}: {}", t.id, t.statements.join("; "))).collect::<Vec<_>>().join("\n");
         for (number, mode) in MODES.iter().enumerate() {
-            let call = format!("SELECT status, table_name, table_pk ->> 'id' FROM threadline.audit_revert('{}', '{mode}'", chosen.id);
+            let call = format!(
+                "SELECT status, table_name, table_pk ->> 'id' FROM threadline.audit_revert('{}', '{mode}'",
+                chosen.id
+            );
             let dry_run = s.rows(&format!("{call})"));
             assert_eq!(contents(&mut s, "public", n), now, "a dry run changes nothing: {} in\n{}", chosen.id, told());
             let failing = dry_run.iter().any(|row| row[0].as_deref() == Some("fails"));
@@ -157,8 +161,14 @@ fn a_transaction_taken_back_never_was() {
                 Err(error) => {
                     let failure = Failure::of(&error);
                     s.run("ROLLBACK");
-                    let announced = failing || dry_run.iter().any(|row| matches!(row[0].as_deref(), Some("conflict" | "redacted")));
-                    assert!(announced, "{mode} of {} fails though its dry run did not: {failure:?} in\n{}", chosen.id, told());
+                    let announced =
+                        failing || dry_run.iter().any(|row| matches!(row[0].as_deref(), Some("conflict" | "redacted")));
+                    assert!(
+                        announced,
+                        "{mode} of {} fails though its dry run did not: {failure:?} in\n{}",
+                        chosen.id,
+                        told()
+                    );
                     assert!(failure.code == "55000" || failing, "{mode} of {}: {failure:?} in\n{}", chosen.id, told());
                     refused[number] += 1;
                     continue;
@@ -190,16 +200,25 @@ fn a_transaction_taken_back_never_was() {
             }
             // Side effects are others' rows: a foreign key's SET NULL, a cascade of a key.
             if !moves && *mode != "cascade" && steps.iter().all(|row| row[0].as_deref() != Some("side_effect")) {
-                assert_eq!(found, put_back(chosen, &now, &applied), "{mode} of {} row by row: {steps:?} in\n{}", chosen.id, told());
+                assert_eq!(
+                    found,
+                    put_back(chosen, &now, &applied),
+                    "{mode} of {} row by row: {steps:?} in\n{}",
+                    chosen.id,
+                    told()
+                );
                 row_by_row += 1;
             }
         }
         // There and back, for good.
         let mode = *r.pick(&MODES);
-        if s.try_rows(&format!("SELECT * FROM threadline.audit_revert('{}', '{mode}', false, true)", chosen.id)).is_ok() {
+        if s.try_rows(&format!("SELECT * FROM threadline.audit_revert('{}', '{mode}', false, true)", chosen.id)).is_ok()
+        {
             let revert = s.one("SELECT id FROM threadline.audit_transactions ORDER BY commit_no DESC LIMIT 1");
             if !history.iter().any(|transaction| transaction.id == revert) {
-                s.rows(&format!("SELECT * FROM threadline.audit_revert('{revert}', dry_run => false, confirm => true)"));
+                s.rows(&format!(
+                    "SELECT * FROM threadline.audit_revert('{revert}', dry_run => false, confirm => true)"
+                ));
                 assert_eq!(contents(&mut s, "public", n), now, "{mode} of {} and back in\n{}", chosen.id, told());
             }
         }
@@ -209,6 +228,8 @@ fn a_transaction_taken_back_never_was() {
             }
         }
     }
-    eprintln!("{histories} histories; equal to running without: {compared:?} by mode, row by row: {row_by_row}; refused: {refused:?} {MODES:?}");
+    eprintln!(
+        "{histories} histories; equal to running without: {compared:?} by mode, row by row: {row_by_row}; refused: {refused:?} {MODES:?}"
+    );
     assert!(histories < 20 || compared[0] > 0 && compared[3] > 0 && row_by_row > 0);
 }
