@@ -1,11 +1,11 @@
 -- One row back to its state at a time.
 
 -- Where the row that bore a key when change p_change was the last of it is now: under which key, or NULL when it is gone.
-CREATE FUNCTION threadline.restored_key(p_change threadline.readable_change) RETURNS text
+-- p_key_columns: the table's key in names of now.
+CREATE FUNCTION threadline.restored_key(p_change threadline.readable_change, p_relation regclass, p_key_columns name[]) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_relation constant regclass := (SELECT t.relation FROM threadline.readable_table t WHERE t.table_id = p_change.table_id);
     v_key text := p_change.key;
     v_row_key bigint := p_change.row_key;
     v_at record := p_change;
@@ -22,7 +22,7 @@ BEGIN
             RETURN NULL;
         END IF;
         v_key := v_at.old_key;
-        v_row_key := threadline.row_key_of(v_relation, v_at.key_columns, v_key);
+        v_row_key := (SELECT k.row_key FROM threadline.key_lookup(p_relation, threadline.key_object(p_key_columns, v_key)::text) k);
     END LOOP;
 END
 $$;
@@ -72,7 +72,8 @@ BEGIN
     SELECT v_key.key AS old_key, 9223372036854775807::bigint AS change_id INTO v_arrival;
     WHILE v_state.status IN ('deleted', 'never_seen') AND NOT v_table.counted LOOP
         SELECT a.old_key, a.change_id INTO v_arrival
-        FROM threadline.came_from(v_key.table_id, threadline.row_key_of(v_table.relation, v_table.key_columns, v_arrival.old_key), v_arrival.old_key, v_horizon, v_arrival.change_id) a;
+        FROM threadline.key_lookup(v_table.relation, threadline.key_object(v_table.key_columns, v_arrival.old_key)::text) k
+        CROSS JOIN LATERAL threadline.came_from(v_key.table_id, k.row_key, k.key, v_horizon, v_arrival.change_id) a;
         EXIT WHEN v_arrival.old_key IS NULL;
         v_state := threadline.row_state(p_target, threadline.key_object(v_table.key_columns, v_arrival.old_key)::text, p_at);
     END LOOP;
@@ -120,7 +121,7 @@ BEGIN
         END IF;
     ELSE
         IF v_state.status = 'present' THEN
-            v_move.key_from := coalesce(threadline.restored_key(v_change), v_move.key_to);
+            v_move.key_from := coalesce(threadline.restored_key(v_change, v_table.relation, v_table.key_columns), v_move.key_to);
         END IF;
         SELECT l.state INTO v_move.state_from
         FROM threadline.revert_live(v_table.relation, v_table.key_columns, ARRAY[1], ARRAY[threadline.key_object(v_table.key_columns, v_move.key_from)], p_lock) l;

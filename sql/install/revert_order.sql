@@ -180,8 +180,8 @@ BEGIN ATOMIC
 END;
 
 CREATE FUNCTION threadline.literal_of(value text, type text) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN CASE WHEN literal_of.value IS NULL THEN 'NULL' ELSE format('%L::%s', literal_of.value, literal_of.type) END;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN literal_of.value IS NULL THEN 'NULL' ELSE pg_catalog.format('%L::%s', literal_of.value, literal_of.type) END;
 
 -- The statements of moves. INSERT names the columns that are known, UPDATE sets those that change; a value is the text that its type's
 -- output function wrote.

@@ -50,6 +50,10 @@ fn a_row_goes_back_whatever_became_of_it() {
     }
     assert_eq!(restore(&mut s, "77", &then, true), ["nothing: there was no such row, and there is none"]);
     assert_eq!(restore(&mut s, "8", &none, true), ["ok: DELETE FROM public.t WHERE id = '8'::integer"]);
+    // Nobody has taken note of the key's new name yet.
+    s.run("ALTER TABLE t RENAME id TO ident");
+    assert_eq!(restore(&mut s, "8", &then, true), [format!("ok: {}", back.replace("id = ", "ident = "))]);
+    s.run("ALTER TABLE t RENAME ident TO id");
     s.run("INSERT INTO t VALUES (1, 'other', 0)");
     assert!(restore(&mut s, "8", &then, true)[0].starts_with("conflict: "));
     s.refused(&format!("SELECT * FROM threadline.audit_restore('t', 8, '{then}', false)"), &["55000"]);

@@ -102,9 +102,9 @@ fn put_back(transaction: &Transaction, now: &Contents, applied: &BTreeSet<(Strin
             }
             (Some(before), Some(after)) => {
                 let row = expected.get_mut(key).expect("only a row that is there is updated");
-                for column in 0..before.len() {
-                    if before[column] != after[column] {
-                        row[column] = before[column].clone();
+                for ((found, left), value) in before.iter().zip(after).zip(row) {
+                    if found != left {
+                        *value = found.clone();
                     }
                 }
             }
