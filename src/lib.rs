@@ -38,7 +38,12 @@ extension_sql_file!("../sql/install/table_diff.sql", name = "table_diff", requir
 extension_sql_file!("../sql/install/export.sql", name = "export", requires = ["table_diff"]);
 extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["export"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
-extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
+extension_sql_file!("../sql/install/revert_plan.sql", name = "revert_plan", requires = ["bundle"]);
+extension_sql_file!("../sql/install/revert_order.sql", name = "revert_order", requires = ["revert_plan"]);
+extension_sql_file!("../sql/install/revert_check.sql", name = "revert_check", requires = ["revert_order"]);
+extension_sql_file!("../sql/install/revert.sql", name = "revert", requires = ["revert_check"]);
+extension_sql_file!("../sql/install/restore.sql", name = "restore", requires = ["revert"]);
+extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["restore"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);

@@ -60,6 +60,12 @@ mod redaction;
 mod replay;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
+#[path = "client/restore.rs"]
+mod restore;
+#[path = "client/revert.rs"]
+mod revert;
+#[path = "client/revert_rows.rs"]
+mod revert_rows;
 #[path = "client/roles.rs"]
 mod roles;
 #[path = "client/schema_capture.rs"]

@@ -16,6 +16,8 @@ mod kinds;
 mod random;
 #[path = "property/random_table.rs"]
 mod random_table;
+#[path = "property/revert.rs"]
+mod revert;
 #[path = "property/stress.rs"]
 mod stress;
 // Shared with the client tests, which use the rest of it.

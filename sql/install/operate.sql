@@ -414,6 +414,12 @@ AS $$
             'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
             'json_differences', 'diff_documents', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
             'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'transaction_bundles', 'incident_bundle', 'incident_bundle_for',
+            'revert_changes', 'revert_shape', 'revert_keys', 'revert_history', 'revert_columns', 'state_of', 'revert_states', 'revert_moves', 'column_names',
+            'state_values', 'revert_foreign_keys', 'revert_unique_keys', 'revert_handles', 'revert_edges', 'revert_order', 'equality',
+            'revert_target', 'literal_of', 'revert_statements', 'revert_live', 'revert_copies', 'revert_later', 'revert_unwritable', 'revert_author',
+            'revert_leaver', 'revert_holders', 'revert_bound', 'require_revertible', 'revert_tasks', 'revert_plan', 'revert_constraints',
+            'revert_execute', 'revert_effects', 'own_last_statement', 'revert_report', 'revert_rehearse', 'revert_apply', 'require_no_conflict',
+            'revert_set', 'audit_revert', 'audit_revert_set', 'restored_key', 'came_from', 'restore_tasks', 'restore_row', 'audit_restore',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
             'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'holds_older_rows', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
@@ -483,7 +489,7 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.audit_grant(name, text) IS
-    'Gives a role one of three levels: reader (the views and read functions; of a table''s history only what it may SELECT), operator (also audit_purge, audit_maintain), admin (also audit_enable and audit_disable for tables it owns, audit_set_retention). A role has one level: granting another replaces it. For the extension''s owner. Errors: 42704 unknown role, 22023 unknown level, 42501 not the owner.';
+    'Gives a role one of three levels: reader (the views and read functions, of a table''s history only what it may SELECT; audit_revert and audit_restore, with its own rights on the tables), operator (also audit_purge, audit_maintain), admin (also audit_enable and audit_disable for tables it owns, audit_set_retention). A role has one level: granting another replaces it. For the extension''s owner. Errors: 42704 unknown role, 22023 unknown level, 42501 not the owner.';
 
 CREATE FUNCTION threadline.audit_revoke_role(role_name name) RETURNS void
 LANGUAGE plpgsql

@@ -193,6 +193,16 @@ fn changes_of_a_transaction_oldest_first() {
 }
 
 #[test]
+fn a_transaction_sees_its_own_changes_at_once() {
+    let Story { db: _db, mut s, .. } = story("his_own");
+    s.run("BEGIN; INSERT INTO orders VALUES (10, 'a', 1)");
+    let own = "SELECT op FROM threadline.audit_changes_for_transaction(threadline.current_audit_transaction_id())";
+    assert_eq!(s.column(own), ["insert"]);
+    s.run("UPDATE orders SET state = 'b' WHERE id = 10");
+    assert_eq!(s.column(own), ["insert", "update"]);
+}
+
+#[test]
 fn actor_history_filters() {
     let Story { db: _db, mut s, moments, .. } = story("his_actor");
     let of = |s: &mut Session, args: &str| s.number(&format!("SELECT count(*) FROM threadline.actor_history({args})"));
