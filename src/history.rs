@@ -4,3 +4,4 @@ pub mod key;
 pub mod respelling;
 pub mod row;
 mod text_form;
+pub mod travel;

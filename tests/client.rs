@@ -4,6 +4,8 @@
 
 #[path = "client/bad_input.rs"]
 mod bad_input;
+#[path = "client/bisect.rs"]
+mod bisect;
 #[path = "client/capture.rs"]
 mod capture;
 #[path = "client/cause.rs"]
@@ -62,6 +64,8 @@ mod roles;
 mod schema_capture;
 #[path = "client/support.rs"]
 mod support;
+#[path = "client/time_travel.rs"]
+mod time_travel;
 #[path = "client/triggers.rs"]
 mod triggers;
 #[path = "client/truncate.rs"]

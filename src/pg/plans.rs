@@ -1,0 +1,46 @@
+//! Cached plans, and what a stored query calls.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+use super::relation::OpenRelation;
+
+thread_local! {
+    /// Whether plans were forgotten in this transaction: what changed the meaning of names may be rolled back.
+    static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes every cached plan of the session look its names up anew when it is next used, as DISCARD PLANS does. A plan goes by
+/// itself when what it reads is dropped, but not when something comes to stand before it.
+pub fn forget() {
+    reset();
+    FORGOTTEN.set(true);
+}
+
+/// A savepoint, or the transaction, was rolled back.
+pub fn rolled_back() {
+    if FORGOTTEN.get() {
+        reset();
+    }
+}
+
+pub fn transaction_ended(aborted: bool) {
+    if aborted {
+        rolled_back();
+    }
+    FORGOTTEN.set(false);
+}
+
+fn reset() {
+    // SAFETY: marks the session's plans invalid; reads no catalog, allocates nothing and raises no error.
+    unsafe { pg_sys::ResetPlanCache() }
+}
+
+/// Whether a view's query calls a function that is not stable; None for what is no view.
+pub fn view_is_volatile(relid: pg_sys::Oid) -> Option<bool> {
+    let view = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
+    // SAFETY: the view is open, and with it its query, which is only read.
+    (view.kind() == pg_sys::RELKIND_VIEW)
+        .then(|| unsafe { pg_sys::contain_volatile_functions(pg_sys::get_view_query(view.as_ptr()).cast()) })
+}
