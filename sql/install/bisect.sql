@@ -196,7 +196,7 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_object',
             MESSAGE = 'the predicate names no table under capture',
-            DETAIL = CASE WHEN cardinality(p_named) > 0 THEN format('It names %s.', array_to_string(p_named, ', ')) END,
+            DETAIL = format('It names %s.', coalesce(nullif(array_to_string(p_named, ', '), ''), 'no table at all')),
             HINT = 'SELECT table_schema, table_name, enabled_at FROM threadline.audit_tables;';
     END IF;
     RETURN v_tables;
