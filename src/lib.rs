@@ -34,7 +34,8 @@ extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"
 extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["diff"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
 extension_sql_file!("../sql/install/time_travel.sql", name = "time_travel", requires = ["bundle"]);
-extension_sql_file!("../sql/install/bisect.sql", name = "bisect", requires = ["time_travel"]);
+extension_sql_file!("../sql/install/bisect_state.sql", name = "bisect_state", requires = ["time_travel"]);
+extension_sql_file!("../sql/install/bisect.sql", name = "bisect", requires = ["bisect_state"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bisect"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);

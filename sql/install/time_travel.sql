@@ -88,15 +88,14 @@ END;
 CREATE FUNCTION threadline.travel_candidates(p_horizon bigint) RETURNS SETOF threadline.travel_candidate
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT c.oid::regclass, t.table_id IS NOT NULL AND NOT threadline.has_children(c.oid), b.first_change_id IS NOT NULL AND NOT b.purged
+    SELECT c.oid::regclass, t.table_id IS NOT NULL AND NOT threadline.has_children(c.oid), (b.base).first_change_id IS NOT NULL AND NOT (b.base).purged
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN threadline.readable_table t ON t.relation = c.oid
-    LEFT JOIN LATERAL (
-        SELECT s.first_change_id, s.purged
-        FROM threadline.state_base(t.table_id, travel_candidates.p_horizon) s
-        WHERE t.table_id IS NOT NULL
-    ) b ON true
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN t.table_id IS NOT NULL THEN threadline.state_base(t.table_id, travel_candidates.p_horizon) END AS base
+        OFFSET 0
+    ) b
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'threadline')
       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
