@@ -114,7 +114,7 @@ BEGIN
     PERFORM threadline.drop_together(v_state::regclass, 'pg_temp.threadline_bisect_transaction'::regclass);
     EXECUTE format('CREATE TABLE %s AS SELECT NULL::bigint AS %s, NULL::integer AS %s, s.* FROM %s AS s WITH NO DATA', v_change, v_commit_no, v_copies, v_state);
     PERFORM threadline.drop_together(v_change::regclass, 'pg_temp.threadline_bisect_transaction'::regclass);
-    EXECUTE format('CREATE VIEW %s AS SELECT %s FROM %s', v_view, p_table.columns, v_state);
+    EXECUTE format('CREATE TEMPORARY VIEW %s AS SELECT %s FROM %s', v_view, p_table.columns, v_state);
     PERFORM threadline.drop_together(v_view::regclass, 'pg_temp.threadline_bisect_transaction'::regclass);
 
     EXECUTE format('INSERT INTO %s SELECT q.table_pk, t.* FROM threadline.table_state($1, $2, $3) q CROSS JOIN LATERAL (%s) t',

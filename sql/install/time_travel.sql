@@ -159,7 +159,8 @@ DECLARE
         WHERE t.relation IS NULL AND t.enabled_at <= p_state.travelling_at);
 BEGIN
     RAISE NOTICE USING
-        MESSAGE = format('%s tables are read as of %s until %s', cardinality(p_state.in_the_past), p_state.travelling_at,
+        MESSAGE = format('%s %s read as of %s until %s', cardinality(p_state.in_the_past),
+                         CASE cardinality(p_state.in_the_past) WHEN 1 THEN 'table is' ELSE 'tables are' END, p_state.travelling_at,
                          CASE p_state.ends WHEN 'transaction' THEN 'the end of the transaction' ELSE 'time_return()' END),
         DETAIL = concat_ws(E'\n',
             'In the present stay: existing views, names with a schema, SQL functions with a BEGIN ATOMIC body, functions whose own search_path leads elsewhere, other sessions.',

@@ -299,15 +299,10 @@ pub fn is_own_temporary(relid: pg_sys::Oid) -> bool {
 
 /// From now on the server drops `dependent` whenever it drops `with`.
 pub fn drop_together(dependent: pg_sys::Oid, with: pg_sys::Oid) {
-    let address = |relid| pg_sys::ObjectAddress {
-        classId: pg_sys::RelationRelationId,
-        objectId: relid,
-        objectSubId: 0,
-    };
+    let address =
+        |relid| pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: relid, objectSubId: 0 };
     // SAFETY: both addresses live as long as the call, which writes a row of pg_depend.
-    unsafe {
-        pg_sys::recordDependencyOn(&address(dependent), &address(with), pg_sys::DependencyType::DEPENDENCY_AUTO)
-    }
+    unsafe { pg_sys::recordDependencyOn(&address(dependent), &address(with), pg_sys::DependencyType::DEPENDENCY_AUTO) }
 }
 
 /// Locks the relation unless that would take waiting; says whether it did.

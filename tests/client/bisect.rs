@@ -107,7 +107,9 @@ fn the_guilty_one_of_a_thousand() {
     assert_eq!((binary.transaction.as_str(), binary.evaluations), (guilty.as_str(), 2 + 10));
     let good = w.good.clone();
     assert_eq!(
-        w.s.one(&format!("SELECT actor_ref ->> 'id' FROM threadline.incident_bisect('{unbalanced}', '{good}', 'infinity')")),
+        w.s.one(&format!(
+            "SELECT actor_ref ->> 'id' FROM threadline.incident_bisect('{unbalanced}', '{good}', 'infinity')"
+        )),
         "nightly"
     );
     assert_eq!(
@@ -125,7 +127,10 @@ fn the_other_verdicts() {
     w.tx("UPDATE accounts SET balance = 1 WHERE id = 1");
     for (more, evaluations) in [("", 3), (MONOTONE, 2)] {
         let never = w.bisect("SELECT bool_or(balance < 0) FROM accounts ; ", more);
-        assert_eq!((never.verdict.as_str(), never.transaction.as_str(), never.evaluations), ("never_true", "NULL", evaluations));
+        assert_eq!(
+            (never.verdict.as_str(), never.transaction.as_str(), never.evaluations),
+            ("never_true", "NULL", evaluations)
+        );
         let already = w.bisect("EXISTS (SELECT FROM accounts WHERE id = 3)", more);
         assert_eq!((already.verdict.as_str(), already.evaluations), ("already_true", 1));
         assert!(already.detail.contains("earlier good"), "{}", already.detail);
@@ -207,14 +212,18 @@ fn a_predicate_changes_nothing_and_its_failure_names_the_place() {
 
 /// The states that the scan goes through are those of audit_as_of: each transaction is found by the digest of its state.
 fn assert_states_are_as_of(w: &mut Window, table: &str, ids: &[String]) {
-    let digest = |from: &str| format!("(SELECT md5(coalesce(string_agg(t::text, ';' ORDER BY t::text), '')) FROM {from} t)");
-    let mut seen: Vec<String> = vec![w.s.one(&format!("SELECT {}", digest(&format!("threadline.audit_as_of(NULL::{table}, '{}')", w.good))))];
+    let digest =
+        |from: &str| format!("(SELECT md5(coalesce(string_agg(t::text, ';' ORDER BY t::text), '')) FROM {from} t)");
+    let mut seen: Vec<String> =
+        vec![w.s.one(&format!("SELECT {}", digest(&format!("threadline.audit_as_of(NULL::{table}, '{}')", w.good))))];
     for id in ids {
         let at = w.s.one(&format!("SELECT committed_at FROM threadline.audit_transactions WHERE id = '{id}'"));
         let state = w.s.one(&format!("SELECT {}", digest(&format!("threadline.audit_as_of(NULL::{table}, '{at}')"))));
         let found = w.bisect(&format!("{} = '{state}'", digest(table)), "");
         match seen.iter().position(|known| *known == state) {
-            None => assert_eq!((found.verdict.as_str(), &found.transaction), ("found", id), "{table}: {}", found.detail),
+            None => {
+                assert_eq!((found.verdict.as_str(), &found.transaction), ("found", id), "{table}: {}", found.detail)
+            }
             Some(0) => assert_eq!(found.verdict, "already_true", "{table}: {}", found.detail),
             Some(n) => assert_eq!(found.transaction, ids[n - 1], "{table}: {}", found.detail),
         }
@@ -223,14 +232,17 @@ fn assert_states_are_as_of(w: &mut Window, table: &str, ids: &[String]) {
     let last = seen.last().unwrap().clone();
     if !seen[..1].contains(&last) {
         let found = w.bisect(&format!("{} = '{last}'", digest(table)), MONOTONE);
-        let place = ids.iter().position(|id| *id == found.transaction).unwrap_or_else(|| panic!("{table}: {}", found.detail));
+        let place =
+            ids.iter().position(|id| *id == found.transaction).unwrap_or_else(|| panic!("{table}: {}", found.detail));
         assert_eq!(seen[place + 1], last, "{table}: {}", found.detail);
     }
 }
 
 #[test]
 fn states_with_keys_that_change_marks_and_baselines() {
-    for options in ["{}", r#"{"image": "delta"}"#] {
+    for (options, marking) in
+        [("{}", r#"{"truncate": "mark"}"#), (r#"{"image": "delta"}"#, r#"{"image": "delta", "truncate": "mark"}"#)]
+    {
         let mut w = Window::new("bi_states");
         w.s.run(&format!("CREATE TABLE t (threadline_copies float8, id int PRIMARY KEY, doc json, \"No\" int); SELECT threadline.audit_enable('t', options => '{options}')"));
         w.tx("INSERT INTO t SELECT n, n, '{\"a\":  1}', n FROM generate_series(1, 6) n");
@@ -245,7 +257,7 @@ fn states_with_keys_that_change_marks_and_baselines() {
         w.s.run("ALTER TABLE t RENAME COLUMN \"No\" TO no");
         ids.push(w.tx("UPDATE t SET no = 5 WHERE id = 6"));
         ids.push(w.tx("TRUNCATE t; INSERT INTO t VALUES (7, 7, '{}', 7), (8, 8, '{}', 8)"));
-        w.s.run("SELECT threadline.audit_enable('t', options => '{\"truncate\": \"mark\"}')");
+        w.s.run(&format!("SELECT threadline.audit_enable('t', options => '{marking}')"));
         ids.push(w.tx("INSERT INTO t VALUES (9, 9, '{}', 9); TRUNCATE t; INSERT INTO t VALUES (8, 8, '{}', 80)"));
         ids.push(w.tx("INSERT INTO t VALUES (10, 10, '{}', 10)"));
         assert_states_are_as_of(&mut w, "t", &ids);
@@ -263,7 +275,7 @@ fn states_of_a_table_without_a_key() {
         w.tx("UPDATE t SET v = 'c', n = 3 WHERE v = 'b'"),
         w.tx("DELETE FROM t WHERE v = 'c'; INSERT INTO t VALUES ('d', 4), ('d', 4), ('d', 4)"),
     ];
-    w.s.run("SELECT threadline.audit_enable('t', options => '{\"truncate\": \"mark\"}')");
+    w.s.run("SELECT threadline.audit_enable('t', options => '{\"key\": \"full_row\", \"truncate\": \"mark\"}')");
     ids.push(w.tx("TRUNCATE t; INSERT INTO t VALUES ('d', 4)"));
     ids.push(w.tx("INSERT INTO t VALUES ('d', 4)"));
     assert_states_are_as_of(&mut w, "t", &ids);

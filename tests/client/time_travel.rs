@@ -52,12 +52,10 @@ fn queries_joins_and_copies_run_unchanged() {
     assert_eq!(b.s.one("SELECT threadline.time_travelling_at()"), "NULL");
     let before = b.before.clone();
     let state = b.s.rows(&format!("SELECT * FROM threadline.time_travel('{before}')")).remove(0);
-    assert_eq!(state[1..].iter().map(|v| v.clone().unwrap()).collect::<Vec<_>>(), [
-        "time_return",
-        "{public.accounts,public.branches}",
-        "{}",
-        "{public.notes}"
-    ]);
+    assert_eq!(
+        state[1..].iter().map(|v| v.clone().unwrap()).collect::<Vec<_>>(),
+        ["time_return", "{public.accounts,public.branches}", "{}", "{public.notes}"]
+    );
     assert_eq!(state[0], Some(b.s.one("SELECT threadline.time_travelling_at()")));
     assert!(
         b.s.notices.lock().unwrap().iter().any(|n| n.starts_with("NOTICE: 2 tables are read as of")),
@@ -97,7 +95,13 @@ fn cached_plans_follow_both_ways() {
     let typed = b.s.client.prepare("SELECT count(*) FROM accounts").unwrap();
     fn all(b: &mut Bank, typed: &postgres::Statement) -> Vec<String> {
         let count: i64 = b.s.client.query_one(typed, &[]).unwrap().get(0);
-        vec![b.s.one("EXECUTE q"), b.s.one("SELECT total()"), b.s.one("SELECT total_sql()"), b.s.rows("EXECUTE whole").len().to_string(), count.to_string()]
+        vec![
+            b.s.one("EXECUTE q"),
+            b.s.one("SELECT total()"),
+            b.s.one("SELECT total_sql()"),
+            b.s.rows("EXECUTE whole").len().to_string(),
+            count.to_string(),
+        ]
     }
     let now = ["0.00", "0.00", "0.00", "2", "2"];
     let then = ["60.00", "60.00", "60.00", "3", "3"];
@@ -184,7 +188,7 @@ fn the_search_path_says_which_table_is_meant() {
     s.run("SET search_path = a");
     s.run("CREATE TEMPORARY TABLE t (id int)");
     assert_eq!(
-        s.one(&format!("SELECT in_the_past::text || in_the_present FROM threadline.time_travel('{at}')")),
+        s.one(&format!("SELECT concat(in_the_past, in_the_present) FROM threadline.time_travel('{at}')")),
         "{}{pg_temp.t}",
         "one's own temporary table is left alone"
     );
@@ -200,7 +204,7 @@ fn what_has_no_past_is_named_or_refused() {
     b.s.run("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent); SELECT threadline.audit_enable('parent'); INSERT INTO notes VALUES (1, 'x')");
     b.s.run("CREATE TABLE later (id int PRIMARY KEY); SELECT threadline.audit_enable('later'); CREATE VIEW known AS SELECT sum(balance) FROM accounts");
     let before = b.before.clone();
-    let ask = format!("SELECT in_the_present::text || before_horizon FROM threadline.time_travel('{before}')");
+    let ask = format!("SELECT concat(in_the_present, before_horizon) FROM threadline.time_travel('{before}')");
     assert_eq!(b.s.one(&ask), "{public.child,public.notes,public.parent}{public.later}");
     assert_eq!(b.s.number("SELECT count(*) FROM notes"), 1);
     assert_eq!(b.s.one("SELECT * FROM known"), "0.00", "views stay in the present");
@@ -208,7 +212,10 @@ fn what_has_no_past_is_named_or_refused() {
     b.s.run("SET threadline.uncaptured = refuse");
     b.s.run(&ask);
     let refused = b.s.refused("SELECT a.id FROM accounts a, notes n WHERE n.id = a.id", &["55000"]);
-    assert!(refused.message.contains("public.notes") && refused.hint.contains("audit_enable('public.notes')"), "{refused:?}");
+    assert!(
+        refused.message.contains("public.notes") && refused.hint.contains("audit_enable('public.notes')"),
+        "{refused:?}"
+    );
     b.s.refused("SELECT * FROM parent", &["55000"]);
     assert_eq!(b.s.number("SELECT count(*) FROM public.notes"), 1);
     assert_eq!(b.sum(), "60.00");
@@ -250,7 +257,7 @@ fn rights_are_the_callers() {
     assert!(refused.hint.contains("GRANT TEMPORARY"), "{refused:?}");
     b.s.run(&format!("GRANT TEMPORARY ON DATABASE {name} TO {role}"));
     assert_eq!(
-        reader.one(&format!("SELECT in_the_past::text || in_the_present FROM threadline.time_travel('{before}')")),
+        reader.one(&format!("SELECT concat(in_the_past, in_the_present) FROM threadline.time_travel('{before}')")),
         "{public.accounts}{public.branches}",
         "a column's grant does not open a history"
     );
@@ -291,7 +298,7 @@ fn partitions_tables_without_a_key_and_event_triggers() {
     s.run("ALTER TABLE parted RENAME COLUMN v TO w");
     s.run("UPDATE parted SET w = 'c'; DELETE FROM heap");
     assert_eq!(
-        s.one(&format!("SELECT in_the_past::text || in_the_present FROM threadline.time_travel('{at}')")),
+        s.one(&format!("SELECT concat(in_the_past, in_the_present) FROM threadline.time_travel('{at}')")),
         "{public.heap,public.parted}{public.parted_1}"
     );
     assert_eq!(s.column("SELECT w FROM parted ORDER BY id"), ["a", "b"]);
