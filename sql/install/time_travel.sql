@@ -165,7 +165,7 @@ BEGIN
         DETAIL = concat_ws(E'\n',
             'In the present stay: existing views, names with a schema, SQL functions with a BEGIN ATOMIC body, functions whose own search_path leads elsewhere, other sessions.',
             CASE WHEN cardinality(p_state.in_the_present) > 0
-                 THEN CASE WHEN current_setting('threadline.uncaptured', true) = 'refuse' THEN 'Without a readable past, and so refused: ' ELSE 'So do, without a readable past: ' END
+                 THEN CASE WHEN current_setting('threadline.uncaptured', true) = 'refuse' THEN 'Without a readable past, and so refused, your own temporary tables excepted: ' ELSE 'So do, without a readable past: ' END
                       || threadline.some_names(p_state.in_the_present) || '.' END,
             'Their history does not reach back, so reading them fails: ' || threadline.some_names(nullif(p_state.before_horizon, '{}')) || '.',
             'Dropped since, or later: ' || threadline.some_names(v_dropped) || '; see threadline.audit_table_as_of(name, at).'),

@@ -40,7 +40,9 @@ fn reset() {
 /// Whether a view's query calls a function that is not stable; None for what is no view.
 pub fn view_is_volatile(relid: pg_sys::Oid) -> Option<bool> {
     let view = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
-    // SAFETY: the view is open, and with it its query, which is only read.
-    (view.kind() == pg_sys::RELKIND_VIEW)
-        .then(|| unsafe { pg_sys::contain_volatile_functions(pg_sys::get_view_query(view.as_ptr()).cast()) })
+    // SAFETY: the view is open, and with it its query. A copy of it is looked at, for the look-up notes functions in operators.
+    (view.kind() == pg_sys::RELKIND_VIEW).then(|| unsafe {
+        let query = pg_sys::copyObjectImpl(pg_sys::get_view_query(view.as_ptr()).cast());
+        pg_sys::contain_volatile_functions(query.cast())
+    })
 }
