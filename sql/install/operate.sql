@@ -407,7 +407,8 @@ AS $$
             'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'typed_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
-            'audit_as_of', 'audit_row_as_of', 'audit_table_as_of',
+            'is_seen', 'first_change_after', 'has_plain_key', 'rewind_start', 'rewind_statement', 'keyed_as_of', 'one_key', 'some_keys',
+            'audit_as_of', 'audit_row_as_of', 'audit_table_as_of', 'audit_as_seen_by',
             'in_transaction_block', 'forget_plans', 'drop_together', 'view_is_volatile', 'time_travelling_at', 'require_temporary', 'temporary_comes_first', 'require_temporary_first',
             'has_children', 'travel_candidates', 'travel_hidden', 'refuse_uncaptured', 'refuse_past_change', 'some_names', 'tell_travel', 'shadow_tables', 'end_travel', 'time_travel', 'time_return',
             'bisect_named', 'bisect_begin', 'bisect_view', 'bisect_check_view', 'bisect_tables', 'bisect_refuse_qualified', 'bisect_present', 'bisect_reasons', 'bisect_key_changed',
@@ -418,7 +419,7 @@ AS $$
             'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
-            'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
+            'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'holds_older_rows', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',
