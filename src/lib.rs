@@ -43,7 +43,10 @@ extension_sql_file!("../sql/install/revert_order.sql", name = "revert_order", re
 extension_sql_file!("../sql/install/revert_check.sql", name = "revert_check", requires = ["revert_order"]);
 extension_sql_file!("../sql/install/revert.sql", name = "revert", requires = ["revert_check"]);
 extension_sql_file!("../sql/install/restore.sql", name = "restore", requires = ["revert"]);
-extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["restore"]);
+extension_sql_file!("../sql/install/time_travel.sql", name = "time_travel", requires = ["restore"]);
+extension_sql_file!("../sql/install/bisect_state.sql", name = "bisect_state", requires = ["time_travel"]);
+extension_sql_file!("../sql/install/bisect.sql", name = "bisect", requires = ["bisect_state"]);
+extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bisect"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);

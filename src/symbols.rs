@@ -35,4 +35,8 @@ crate::sql_functions! {
     type_definitions / pg_finfo_type_definitions => crate::history::respelling::type_definitions;
     respelling / pg_finfo_respelling => crate::history::respelling::respelling;
     respell / pg_finfo_respell => crate::history::respelling::respell;
+    in_transaction_block / pg_finfo_in_transaction_block => crate::history::travel::in_transaction_block;
+    forget_plans / pg_finfo_forget_plans => crate::history::travel::forget_plans;
+    drop_together / pg_finfo_drop_together => crate::history::travel::drop_together;
+    view_is_volatile / pg_finfo_view_is_volatile => crate::history::travel::view_is_volatile;
 }

@@ -4,6 +4,8 @@
 
 #[path = "client/bad_input.rs"]
 mod bad_input;
+#[path = "client/bisect.rs"]
+mod bisect;
 #[path = "client/bundle.rs"]
 mod bundle;
 #[path = "client/capture.rs"]
@@ -74,6 +76,8 @@ mod schema_capture;
 mod support;
 #[path = "client/table_diff.rs"]
 mod table_diff;
+#[path = "client/time_travel.rs"]
+mod time_travel;
 #[path = "client/timeline.rs"]
 mod timeline;
 #[path = "client/triggers.rs"]

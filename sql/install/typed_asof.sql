@@ -13,6 +13,9 @@ BEGIN
     SELECT t.table_id INTO table_of_type.table_id
     FROM threadline.readable_table t WHERE t.relation = table_of_type.relation;
     IF table_of_type.table_id IS NULL THEN
+        IF (SELECT c.relnamespace = pg_my_temp_schema() FROM pg_class c WHERE c.oid = table_of_type.relation) THEN
+            PERFORM threadline.table_lookup(table_of_type.relation);
+        END IF;
         IF has_table_privilege(table_of_type.relation, 'SELECT') AND NOT row_security_active(table_of_type.relation) THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'undefined_object',
