@@ -4,6 +4,12 @@
 
 #[path = "property/as_of.rs"]
 mod as_of;
+#[path = "property/concurrent_as_of.rs"]
+mod concurrent_as_of;
+#[path = "property/concurrent_writers.rs"]
+mod concurrent_writers;
+#[path = "property/contents.rs"]
+mod contents;
 #[path = "property/images.rs"]
 mod images;
 #[path = "property/images_oracle.rs"]
