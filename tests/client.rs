@@ -60,6 +60,8 @@ mod replica_writes;
 mod roles;
 #[path = "client/schema_capture.rs"]
 mod schema_capture;
+#[path = "client/standby_reads.rs"]
+mod standby_reads;
 #[path = "client/support.rs"]
 mod support;
 #[path = "client/triggers.rs"]
