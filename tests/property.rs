@@ -4,6 +4,8 @@
 
 #[path = "property/as_of.rs"]
 mod as_of;
+#[path = "property/as_seen_by.rs"]
+mod as_seen_by;
 #[path = "property/concurrent_as_of.rs"]
 mod concurrent_as_of;
 #[path = "property/concurrent_writers.rs"]

@@ -1,11 +1,13 @@
 //! Eight sessions write in overlapping transactions of every isolation level, and meanwhile the true contents of the
 //! tables are read by plain SQL: at quiet points, when no transaction is in flight; at held points, when transactions
-//! are in flight and none commits; and through snapshots taken at any moment. Afterwards every as-of must equal them.
+//! are in flight and none commits; through snapshots taken at any moment; and by
+//! writers inside their transactions. Afterwards every as-of must equal them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::as_seen_by;
 use crate::concurrent_writers::{
     ACCOUNTS_ROWS, ACCOUNTS_SUM, CLOCK, Committed, Gates, SETUP, TABLES, Table, Tally, Writer, commit,
 };
@@ -82,7 +84,7 @@ impl Verdict {
         self.mismatches.extend(other.mismatches);
     }
 
-    fn expect(&mut self, right: bool, what: impl FnOnce() -> String) {
+    pub fn expect(&mut self, right: bool, what: impl FnOnce() -> String) {
         self.states += 1;
         if !right {
             self.mismatches.push(what());
@@ -90,10 +92,10 @@ impl Verdict {
     }
 }
 
-struct Oracle<'a> {
-    s: &'a mut Session,
+pub struct Oracle<'a> {
+    pub s: &'a mut Session,
     random: Random,
-    verdict: Verdict,
+    pub verdict: Verdict,
 }
 
 impl Oracle<'_> {
@@ -210,10 +212,10 @@ fn snapshots(oracle: &mut Oracle, gates: &Gates, until: Instant) -> Vec<Contents
 }
 
 /// A committed transaction, with what the log says of its place.
-struct Placed {
-    commit_no: i64,
+pub struct Placed {
+    pub commit_no: i64,
     stamp: i64,
-    client: Committed,
+    pub client: Committed,
 }
 
 /// In the order of commits.
@@ -336,6 +338,7 @@ fn every_past_state_is_the_one_that_was_read() {
     let gates = Gates::default();
     let until = Instant::now() + run_length();
     let mut committed = Vec::new();
+    let mut seen = Vec::new();
     let mut tally = Tally::default();
     let mut oracle = Oracle { s: &mut s, random: Random::new(seed), verdict: Verdict::default() };
     let (points, snapshots) = std::thread::scope(|scope| {
@@ -361,6 +364,7 @@ fn every_past_state_is_the_one_that_was_read() {
         for writer in writers {
             let writer = writer.join().expect("a session ended well");
             committed.extend(writer.committed);
+            seen.extend(writer.seen);
             tally.absorb(writer.tally);
         }
         let (snapshots, verdict) = snapshots.join().expect("the reader ended well");
@@ -373,6 +377,7 @@ fn every_past_state_is_the_one_that_was_read() {
         .zip(&snapshots)
         .filter(|(number, contents)| check_snapshot(&mut oracle, *number, contents, &order))
         .count();
+    as_seen_by::check(&mut oracle, &seen, &order);
     let disordered = check_commit_order(&mut oracle, &order, points[0].from, points.last().expect("a point").to);
     for table in TABLES {
         oracle.s.assert_replay_holds(table.name);
@@ -382,11 +387,12 @@ fn every_past_state_is_the_one_that_was_read() {
     let _ = writeln!(
         std::io::stderr(),
         "concurrent_as_of: {states} states compared, {rows} rows, {} mismatches, seed {seed}\n  \
-         points {}, snapshots {} of which comparable {comparable}, times between disordered stamps {disordered}\n  \
+         points {}, snapshots {} of which comparable {comparable}, transactions that looked {}, times between disordered stamps {disordered}\n  \
          committed {} {:?}, rolled back {}, savepoints undone {}, retried {}, failures {:?}",
         mismatches.len(),
         points.len(),
         snapshots.len(),
+        seen.len(),
         order.len(),
         tally.levels,
         tally.rolled_back,

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::RwLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::random::Random;
+use crate::as_seen_by::{Look, Seen};
+use crate::contents::{self, Contents};
+use crate::random::{Random, run_length};
 use crate::support::{Failure, Session};
 use crate::values::quoted;
 
@@ -113,6 +115,10 @@ pub struct Gates {
     pub commits: RwLock<()>,
 }
 
+/// How often each session reads all tables inside a transaction.
+const LOOKS: u32 = 8;
+const READ_COMMITTED: &str = "READ COMMITTED";
+
 enum Step {
     /// SQL, and how many rows it must touch: otherwise the books would not balance, and it is undone.
     Run(String, Option<u64>),
@@ -126,6 +132,8 @@ enum Step {
 struct Plan {
     level: &'static str,
     marker: i64,
+    /// Whether it reads all tables before and after it writes.
+    looks: bool,
     steps: Vec<Step>,
     undone: bool,
 }
@@ -189,6 +197,8 @@ pub struct Writer<'a> {
     serial: i64,
     pub tally: Tally,
     pub committed: Vec<Committed>,
+    pub seen: Vec<Seen>,
+    next_look: Instant,
 }
 
 impl<'a> Writer<'a> {
@@ -203,6 +213,8 @@ impl<'a> Writer<'a> {
             serial: 0,
             tally: Tally::default(),
             committed: Vec::new(),
+            seen: Vec::new(),
+            next_look: Instant::now(),
         }
     }
 
@@ -224,10 +236,13 @@ impl<'a> Writer<'a> {
         let gates = self.gates;
         let _in_flight = gates.transactions.read().expect("nobody failed in the gate");
         self.session.run(&format!("BEGIN ISOLATION LEVEL {}", plan.level));
-        if let Err(stop) = self.run(&plan.steps, 0) {
-            self.session.run("ROLLBACK");
-            return Err(stop);
-        }
+        let look = match self.body(plan) {
+            Ok(look) => look,
+            Err(stop) => {
+                self.session.run("ROLLBACK");
+                return Err(stop);
+            }
+        };
         if plan.undone {
             self.session.run("ROLLBACK");
             self.tally.rolled_back += 1;
@@ -235,9 +250,36 @@ impl<'a> Writer<'a> {
         }
         let _committing = gates.commits.read().expect("nobody failed in the gate");
         let committed = commit(&mut self.session, plan.marker).map_err(|e| Failure::of(&e).code)?;
+        if let Some(look) = look {
+            let transaction = committed.transaction.clone();
+            self.seen.push(Seen { transaction, marker: plan.marker, level: plan.level, look });
+            self.next_look = Instant::now() + run_length() / LOOKS;
+        }
         self.committed.push(committed);
         *self.tally.levels.entry(plan.level).or_default() += 1;
         Ok(())
+    }
+
+    /// All that the transaction does, and what it read of all tables.
+    fn body(&mut self, plan: &Plan) -> Result<Option<Look>, Stop> {
+        if !plan.looks {
+            return self.run(&plan.steps, 0).map(|()| None);
+        }
+        if plan.level == READ_COMMITTED {
+            // One statement that reads and writes: the last one captured, whose snapshot is what it read.
+            self.run(&plan.steps, 0)?;
+            let with_own = self.look(&format!("WITH own AS (INSERT INTO marker VALUES ({})) ", plan.marker))?;
+            let without_own = plan.steps.is_empty().then(|| with_own.clone());
+            return Ok(Some(Look { without_own, with_own, marker_unseen: true }));
+        }
+        let without_own = Some(self.look("")?);
+        self.run(&plan.steps, 0)?;
+        Ok(Some(Look { without_own, with_own: self.look("")?, marker_unseen: false }))
+    }
+
+    fn look(&mut self, with: &str) -> Result<Contents, Stop> {
+        let sql = format!("{with}{}", contents::query());
+        self.session.try_rows(&sql).map(contents::of_rows).map_err(|e| expected_failure(&sql, &e))
     }
 
     fn run(&mut self, steps: &[Step], depth: u32) -> Result<(), Stop> {
@@ -286,10 +328,17 @@ impl<'a> Writer<'a> {
                 steps.push(Step::Pause(Duration::from_millis(self.random.below(120))));
             }
         }
-        let place = self.random.below(steps.len() as u64 + 1) as usize;
-        steps.insert(place, Step::Run(format!("INSERT INTO marker VALUES ({marker})"), Some(1)));
-        let level = *self.random.pick(&["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]);
-        Plan { level, marker, steps, undone: self.random.percent(12) }
+        let level = *self.random.pick(&[READ_COMMITTED, "REPEATABLE READ", "SERIALIZABLE"]);
+        let looks = Instant::now() >= self.next_look;
+        if looks && level == READ_COMMITTED {
+            if self.random.percent(50) {
+                steps.clear();
+            }
+        } else {
+            let place = self.random.below(steps.len() as u64 + 1) as usize;
+            steps.insert(place, Step::Run(format!("INSERT INTO marker VALUES ({marker})"), Some(1)));
+        }
+        Plan { level, marker, looks, steps, undone: self.random.percent(12) }
     }
 
     fn savepoint(&mut self, depth: u32) -> Step {
