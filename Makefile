@@ -1,12 +1,12 @@
 # Every target does its own set-up (.ci/setup) and is quick the second time.
 # PG_CONFIG=/path/to/pg_config chooses the server; `make test` then tests on that one alone.
 # PG14_CONFIG, PG16_CONFIG and PG17_CONFIG do so for `make check-versions`, which fetches what they do not name.
-# BENCH_ARGS are run.py's: make bench BENCH_ARGS='--quick'
+# BENCH_ARGS are those of the program in tests/bench: make bench BENCH_ARGS='--quick'
 
 export PG_CONFIG PG14_CONFIG PG16_CONFIG PG17_CONFIG BENCH_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo demo-stop install installcheck package bench fmt lint check-versions clean
+.PHONY: help test demo demo-stop install installcheck package bench bench-read fmt lint check-versions clean
 
 help:
 	@echo 'make demo          run pgbench under capture, corrupt it, find out who did it; leaves the server running'
@@ -16,6 +16,7 @@ help:
 	@echo 'make installcheck  SQL tests against a running server (PGHOST, PGPORT, PGUSER) that has it installed'
 	@echo 'make package       a tree ready to copy and a Debian package, in target/package'
 	@echo 'make bench         what capture costs, beside no trigger and the other systems of its kind'
+	@echo 'make bench-read    what questions about the past cost, in ten million changes'
 	@echo 'make fmt           format the Rust sources'
 	@echo 'make lint          formatting and clippy, warnings are errors'
 	@echo 'make check-versions  compile for PostgreSQL 14, 16 and 17, and run the SQL tests there'
@@ -41,6 +42,9 @@ package:
 
 bench:
 	@.ci/build bench
+
+bench-read:
+	@.ci/build bench-read
 
 fmt:
 	@cargo fmt

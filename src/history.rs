@@ -1,6 +1,7 @@
 //! Reading the record. What SQL can say stands in sql/install; here is what needs the encoders.
 
 pub mod key;
+pub mod keyed;
 pub mod respelling;
 pub mod row;
 mod text_form;

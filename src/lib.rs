@@ -30,7 +30,9 @@ extension_sql_file!("../sql/install/cost.sql", name = "cost", requires = ["parti
 extension_sql_file!("../sql/install/history.sql", name = "history", requires = ["cost"]);
 extension_sql_file!("../sql/install/typed.sql", name = "typed", requires = ["history"]);
 extension_sql_file!("../sql/install/asof.sql", name = "asof", requires = ["typed"]);
-extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["asof"]);
+extension_sql_file!("../sql/install/rewind.sql", name = "rewind", requires = ["asof"]);
+extension_sql_file!("../sql/install/typed_asof.sql", name = "typed_asof", requires = ["rewind"]);
+extension_sql_file!("../sql/install/diff.sql", name = "diff", requires = ["typed_asof"]);
 extension_sql_file!("../sql/install/statements.sql", name = "statements", requires = ["diff"]);
 extension_sql_file!("../sql/install/bundle.sql", name = "bundle", requires = ["statements"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bundle"]);
@@ -50,6 +52,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     context::settings::define();
     pg::call_stack::register();
+    pg::planner::register(history::keyed::visit);
     pg::xact::register(
         capture::transaction::on_transaction_event,
         capture::transaction::on_subtransaction_event,

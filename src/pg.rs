@@ -14,6 +14,7 @@ pub mod function;
 pub mod index_insert;
 pub mod leaf;
 pub mod memory;
+pub mod planner;
 pub mod relation;
 pub mod scan;
 pub mod settings;

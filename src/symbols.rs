@@ -30,6 +30,7 @@ crate::sql_functions! {
     row_image / pg_finfo_row_image => crate::history::row::row_image;
     row_exact / pg_finfo_row_exact => crate::history::row::row_exact;
     row_key / pg_finfo_row_key => crate::history::row::row_key;
+    as_of_support / pg_finfo_as_of_support => crate::history::keyed::as_of_support;
     type_definitions / pg_finfo_type_definitions => crate::history::respelling::type_definitions;
     respelling / pg_finfo_respelling => crate::history::respelling::respelling;
     respell / pg_finfo_respell => crate::history::respelling::respell;

@@ -68,6 +68,8 @@ mod support;
 mod triggers;
 #[path = "client/truncate.rs"]
 mod truncate;
+#[path = "client/typed_as_of.rs"]
+mod typed_as_of;
 #[path = "client/upgrade.rs"]
 mod upgrade;
 #[path = "client/write_paths.rs"]

@@ -127,8 +127,8 @@ BEGIN
 END
 $$;
 
--- The newest baseline committed by a horizon; with a NULL horizon the newest the caller sees.
-CREATE FUNCTION threadline.state_base(p_table_id integer, p_horizon bigint) RETURNS threadline.state_base
+-- The newest baseline committed by a horizon, and seen by the viewer; with a NULL horizon the newest the caller sees.
+CREATE FUNCTION threadline.state_base(p_table_id integer, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL) RETURNS threadline.state_base
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -138,6 +138,9 @@ BEGIN
     SELECT b.first_change_id, coalesce(b.committed_at, b.taken_at) INTO v_base.first_change_id, v_base.since
     FROM threadline.readable_baseline b
     WHERE b.table_id = p_table_id AND (p_horizon IS NULL OR b.commit_no <= p_horizon)
+      AND (p_viewer IS NULL
+           OR NOT EXISTS (SELECT FROM threadline.readable_transaction x
+                          WHERE x.id = b.transaction_id AND NOT threadline.is_seen(p_viewer, x.id, x.origin, x.xid)))
     ORDER BY b.first_change_id DESC
     LIMIT 1;
     SELECT max(g.until_at) INTO v_purged
@@ -261,8 +264,8 @@ BEGIN ATOMIC
     SELECT s.* FROM threadline.row_state(audit_as_of.target, threadline.key_text(audit_as_of.key), audit_as_of.at) s;
 END;
 
--- The rows of a table at a horizon, in their shapes of then.
-CREATE FUNCTION threadline.table_state(p_table_id integer, p_from bigint, p_horizon bigint)
+-- The rows of a table at a horizon, as the viewer saw them if there is one, in their shapes of then.
+CREATE FUNCTION threadline.table_state(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
 RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb, exact jsonb)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -274,21 +277,23 @@ BEGIN ATOMIC
         WHERE c.table_id = table_state.p_table_id
           AND c.id >= table_state.p_from AND c.id < table_state.p_horizon
           AND x.commit_no <= table_state.p_horizon
+          AND threadline.is_seen(table_state.p_viewer, x.id, x.origin, x.xid)
         ORDER BY c.row_key, c.key, x.commit_no DESC, c.statement_no DESC, c.op DESC, c.id DESC
     ) s
     WHERE s.op >= 3
-      AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon) m
+      AND NOT EXISTS (SELECT FROM threadline.last_mark(table_state.p_table_id, table_state.p_from, table_state.p_horizon, table_state.p_viewer) m
                       WHERE (s.commit_no, s.statement_no) < (m.commit_order, m.statement_no))
       AND NOT threadline.was_full_row(table_state.p_table_id, table_state.p_from)
     UNION ALL
     SELECT n.table_pk, n.schema_version, n.image, n.exact
-    FROM threadline.counted_state(table_state.p_table_id, table_state.p_from, table_state.p_horizon) n
+    FROM threadline.counted_state(table_state.p_table_id, table_state.p_from, table_state.p_horizon, table_state.p_viewer) n
     WHERE threadline.was_full_row(table_state.p_table_id, table_state.p_from);
 END;
 
 -- Typed and whole-table answers have no room to say that they are incomplete: they raise. p_reason is given where nothing
--- else explains it.
-CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz, p_reason text DEFAULT NULL)
+-- else explains it; p_may_change is false where what is still in flight cannot matter.
+CREATE FUNCTION threadline.report_incomplete(p_table text, p_table_id integer, p_since timestamptz, p_at timestamptz, p_reason text DEFAULT NULL,
+                                             p_may_change boolean DEFAULT true)
 RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -297,7 +302,7 @@ DECLARE
 BEGIN
     SELECT string_agg(DISTINCT g.reason, ', ' ORDER BY g.reason) INTO v_reasons
     FROM threadline.gaps_between(p_table_id, p_since, p_at) g;
-    IF NOT threadline.settled(p_at) THEN
+    IF p_may_change AND NOT threadline.settled(p_at) THEN
         v_reasons := concat_ws(', ', v_reasons, 'transactions still in flight');
     END IF;
     v_reasons := coalesce(v_reasons, p_reason);
@@ -332,116 +337,24 @@ BEGIN
 END
 $$;
 
--- Checks shared by the whole-table forms; returns the first change that counts.
-CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint) RETURNS bigint
+-- Checks shared by the whole-table forms; returns where the table's state starts.
+CREATE FUNCTION threadline.table_state_start(p_table text, p_table_id integer, p_at timestamptz, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
+RETURNS threadline.state_base
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-    v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon);
+    v_base constant threadline.state_base := threadline.state_base(p_table_id, p_horizon, p_viewer);
 BEGIN
     IF v_base.purged OR v_base.first_change_id IS NULL THEN
         PERFORM threadline.refuse_unknown_past(p_table, p_at, v_base.purged);
     END IF;
     PERFORM threadline.report_incomplete(p_table, p_table_id, v_base.since, p_at,
-        CASE WHEN threadline.was_full_row(p_table_id, v_base.first_change_id) AND threadline.counts_fail(p_table_id, v_base.first_change_id, p_horizon)
-             THEN 'rows left that had not arrived' END);
-    RETURN v_base.first_change_id;
+        CASE WHEN threadline.was_full_row(p_table_id, v_base.first_change_id) AND threadline.counts_fail(p_table_id, v_base.first_change_id, p_horizon, p_viewer)
+             THEN 'rows left that had not arrived' END,
+        p_viewer IS NULL);
+    RETURN v_base;
 END
 $$;
-
--- The captured table behind a row type, with the checks every typed form makes.
-CREATE FUNCTION threadline.table_of_type(p_type regtype, OUT table_id integer, OUT relation regclass)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    SELECT y.typrelid INTO table_of_type.relation FROM pg_type y WHERE y.oid = p_type AND y.typtype = 'c';
-    IF table_of_type.relation IS NULL OR table_of_type.relation = 0 THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'wrong_object_type',
-            MESSAGE = format('type %s is not a table''s row type', p_type),
-            HINT = 'Name the table by a typed NULL: SELECT * FROM threadline.audit_as_of(NULL::orders, ''2024-03-15 10:30Z'');';
-    END IF;
-    SELECT t.table_id INTO table_of_type.table_id
-    FROM threadline.readable_table t WHERE t.relation = table_of_type.relation;
-    IF table_of_type.table_id IS NULL THEN
-        IF has_table_privilege(table_of_type.relation, 'SELECT') AND NOT row_security_active(table_of_type.relation) THEN
-            RAISE EXCEPTION USING
-                ERRCODE = 'undefined_object',
-                MESSAGE = format('table "%s" has no recorded history', table_of_type.relation),
-                DETAIL = 'A partition''s history is recorded under its partitioned table.',
-                HINT = format('SELECT threadline.audit_enable(%L);', table_of_type.relation);
-        END IF;
-        PERFORM threadline.require_readable(NULL, table_of_type.relation);
-    END IF;
-END
-$$;
-
-CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
--- Texts are read in the settings they were written in.
-SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
-AS $$
-DECLARE
-    v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
-    v_table record;
-    v_from bigint;
-BEGIN
-    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_of.row_type)) t;
-    v_from := threadline.table_state_start(v_table.relation::text, v_table.table_id, audit_as_of.at, v_horizon);
-    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
-    USING v_table.table_id, v_from, v_horizon;
-END
-$$;
-
-CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
--- Texts are read in the settings they were written in.
-SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
-AS $$
-DECLARE
-    v_table record;
-    v_counted boolean;
-    v_since timestamptz;
-    v_state threadline.audit_row_state;
-    v_change record;
-BEGIN
-    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(p_row_type)) t;
-    v_counted := threadline.is_full_row(v_table.table_id);
-    v_state := threadline.row_state(v_table.relation, p_key, p_at);
-    IF v_state.status IN ('before_horizon', 'purged') THEN
-        PERFORM threadline.refuse_unknown_past(v_table.relation::text, p_at, v_state.status = 'purged');
-    END IF;
-    IF NOT v_state.complete THEN
-        v_since := (threadline.state_base(v_table.table_id, threadline.commit_horizon(p_at))).since;
-        PERFORM threadline.report_incomplete(v_table.relation::text, v_table.table_id,
-            CASE WHEN v_counted THEN v_since ELSE coalesce(v_state.committed_at, v_since) END, p_at,
-            CASE WHEN v_counted THEN 'its rows of then and now cannot be matched' END);
-    END IF;
-    IF v_state.status = 'present' THEN
-        SELECT c.schema_version, c.new_image, c.new_exact INTO v_change
-        FROM threadline.readable_change c WHERE c.id = v_state.change_id;
-        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation,
-            '(SELECT $1::integer AS schema_version, $2::jsonb AS image, $3::jsonb AS exact) s')
-        USING v_change.schema_version, v_change.new_image, v_change.new_exact;
-    END IF;
-END
-$$;
-
-CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key text, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE sql STABLE ROWS 1
-AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key, audit_row_as_of.at) s $$;
-
-CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key bigint, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE sql STABLE ROWS 1
-AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key::text, audit_row_as_of.at) s $$;
-
-CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key uuid, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE sql STABLE ROWS 1
-AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key::text, audit_row_as_of.at) s $$;
-
-CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key jsonb, at timestamptz) RETURNS SETOF anyelement
-LANGUAGE sql STABLE ROWS 1
-AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, threadline.key_text(audit_row_as_of.key), audit_row_as_of.at) s $$;
 
 -- A table by the name the caller types: a living one through the search path, else one of that name that is
 -- gone, the last that was captured. For a time before the living one was captured, one that is gone and was captured
@@ -494,29 +407,8 @@ BEGIN
     SELECT s.table_pk, s.image
     FROM threadline.table_state(
         v_table_id,
-        threadline.table_state_start(audit_table_as_of.table_name, v_table_id, audit_table_as_of.at, v_horizon),
+        (threadline.table_state_start(audit_table_as_of.table_name, v_table_id, audit_table_as_of.at, v_horizon)).first_change_id,
         v_horizon) s;
 END
 $$;
 
-DO $$
-DECLARE
-    v_function record;
-BEGIN
-    FOR v_function IN
-        SELECT p.oid::regprocedure AS signature, p.proname, p.pronargs FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname IN ('audit_as_of', 'audit_row_as_of')
-    LOOP
-        EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function.signature, CASE
-            WHEN v_function.pronargs = 2 THEN
-                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
-            WHEN v_function.proname = 'audit_as_of' THEN
-                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
-            ELSE
-                'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).'
-        END);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION threadline.audit_table_as_of(text, timestamptz) IS
-    'The whole table as of everything committed at or before a time, in the shape of then: key and row as JSON. Also for a dropped table, by its last name, and for a time before a table of that name was made anew. Errors and warnings as audit_as_of(row_type, at).';

@@ -6,58 +6,70 @@
 -- the counts say nothing: a gap, shape_changed, read from the recorded shapes (readable_gap in views.sql).
 
 CREATE FUNCTION threadline.is_full_row(p_table_id integer) RETURNS boolean
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT pg_catalog.cardinality(t.key_columns) = 0
-    FROM threadline.readable_table t WHERE t.table_id = is_full_row.p_table_id;
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT pg_catalog.cardinality(t.key_columns) = 0
+        FROM threadline.readable_table t WHERE t.table_id = is_full_row.p_table_id);
+END
+$$;
 
 -- Whether it was so when a change was recorded.
 CREATE FUNCTION threadline.was_full_row(p_table_id integer, p_change_id bigint) RETURNS boolean
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT coalesce((
-        SELECT pg_catalog.cardinality(v.key_columns) = 0
-        FROM threadline.readable_version v
-        WHERE v.table_id = was_full_row.p_table_id AND v.from_change_id <= was_full_row.p_change_id
-        ORDER BY v.version DESC
-        LIMIT 1), threadline.is_full_row(was_full_row.p_table_id));
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce((
+            SELECT pg_catalog.cardinality(v.key_columns) = 0
+            FROM threadline.readable_version v
+            WHERE v.table_id = was_full_row.p_table_id AND v.from_change_id <= was_full_row.p_change_id
+            ORDER BY v.version DESC
+            LIMIT 1), threadline.is_full_row(was_full_row.p_table_id)));
+END
+$$;
 
 -- Whether the key by which a table's rows are known now was another at a horizon: a row is not found there by it.
 CREATE FUNCTION threadline.key_was_other(p_table_id integer, p_horizon bigint) RETURNS boolean
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT coalesce((
-        SELECT v.key_columns <> t.key_columns
-        FROM threadline.readable_table t
-        JOIN threadline.readable_version v ON v.table_id = t.table_id
-        WHERE t.table_id = key_was_other.p_table_id AND t.rekeyed AND v.from_change_id <= key_was_other.p_horizon
-        ORDER BY v.version DESC
-        LIMIT 1), false);
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce((
+            SELECT v.key_columns <> t.key_columns
+            FROM threadline.readable_table t
+            JOIN threadline.readable_version v ON v.table_id = t.table_id
+            WHERE t.table_id = key_was_other.p_table_id AND t.rekeyed AND v.from_change_id <= key_was_other.p_horizon
+            ORDER BY v.version DESC
+            LIMIT 1), false));
+END
+$$;
 
 -- Whether rows were known by another key, or by a digest of other columns, at any time since p_since.
 CREATE FUNCTION threadline.identity_changed(p_table_id integer, p_since timestamptz) RETURNS boolean
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT EXISTS (
-        SELECT
-        FROM threadline.readable_table t
-        CROSS JOIN LATERAL (
-            SELECT v.key_columns, threadline.digested_shape(v.columns) AS shape, lead(v.recorded_at) OVER (ORDER BY v.version) AS ended
-            FROM threadline.readable_version v WHERE v.table_id = t.table_id
-        ) v
-        WHERE t.table_id = identity_changed.p_table_id
-          AND (t.rekeyed OR pg_catalog.cardinality(t.key_columns) = 0)
-          AND (v.ended IS NULL OR v.ended > identity_changed.p_since)
-          AND (v.key_columns <> t.key_columns
-               OR pg_catalog.cardinality(t.key_columns) = 0
-                  AND v.shape <> threadline.digested_shape(threadline.present_shape(t.relation))));
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT EXISTS (
+            SELECT
+            FROM threadline.readable_table t
+            CROSS JOIN LATERAL (
+                SELECT v.key_columns, threadline.digested_shape(v.columns) AS shape, lead(v.recorded_at) OVER (ORDER BY v.version) AS ended
+                FROM threadline.readable_version v WHERE v.table_id = t.table_id
+            ) v
+            WHERE t.table_id = identity_changed.p_table_id
+              AND (t.rekeyed OR pg_catalog.cardinality(t.key_columns) = 0)
+              AND (v.ended IS NULL OR v.ended > identity_changed.p_since)
+              AND (v.key_columns <> t.key_columns
+                   OR pg_catalog.cardinality(t.key_columns) = 0
+                      AND v.shape <> threadline.digested_shape(threadline.present_shape(t.relation)))));
+END
+$$;
 
 -- A recorded change of such a table up to a horizon and since its last mark, with what it adds to the copies of its key.
-CREATE FUNCTION threadline.counted_change(p_table_id integer, p_from bigint, p_horizon bigint)
+CREATE FUNCTION threadline.counted_change(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
 RETURNS TABLE (id bigint, row_key bigint, key text, step integer, op smallint, commit_no bigint, statement_no integer,
                schema_version integer, table_pk jsonb, new_image jsonb, new_exact jsonb)
 LANGUAGE sql STABLE
@@ -70,8 +82,9 @@ BEGIN ATOMIC
     WHERE c.table_id = counted_change.p_table_id
       AND c.id >= counted_change.p_from AND c.id < counted_change.p_horizon
       AND x.commit_no <= counted_change.p_horizon
+      AND threadline.is_seen(counted_change.p_viewer, x.id, x.origin, x.xid)
       AND (c.op <> 0 OR c.old_image IS NOT NULL)
-      AND NOT EXISTS (SELECT FROM threadline.last_mark(counted_change.p_table_id, counted_change.p_from, counted_change.p_horizon) m
+      AND NOT EXISTS (SELECT FROM threadline.last_mark(counted_change.p_table_id, counted_change.p_from, counted_change.p_horizon, counted_change.p_viewer) m
                       WHERE (x.commit_no, c.statement_no) < (m.commit_order, m.statement_no));
 END;
 
@@ -93,18 +106,18 @@ END
 $$;
 
 -- Whether some key was left more often than arrived at.
-CREATE FUNCTION threadline.counts_fail(p_table_id integer, p_from bigint, p_horizon bigint) RETURNS boolean
+CREATE FUNCTION threadline.counts_fail(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT EXISTS (
         SELECT
         FROM (SELECT sum(c.step) OVER (PARTITION BY c.row_key, c.key ORDER BY c.commit_no, c.statement_no, c.op, c.id) AS running
-              FROM threadline.counted_change(counts_fail.p_table_id, counts_fail.p_from, counts_fail.p_horizon) c) r
+              FROM threadline.counted_change(counts_fail.p_table_id, counts_fail.p_from, counts_fail.p_horizon, counts_fail.p_viewer) c) r
         WHERE r.running < 0);
 END;
 
 -- The rows of such a table at a horizon, each as often as it was there.
-CREATE FUNCTION threadline.counted_state(p_table_id integer, p_from bigint, p_horizon bigint)
+CREATE FUNCTION threadline.counted_state(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
 RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb, exact jsonb)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -113,7 +126,7 @@ BEGIN ATOMIC
         SELECT c.table_pk, c.schema_version, c.new_image, c.new_exact, sum(c.step) OVER (PARTITION BY c.row_key, c.key) AS copies,
                row_number() OVER (PARTITION BY c.row_key, c.key
                                   ORDER BY c.op >= 3 DESC, c.commit_no DESC, c.statement_no DESC, c.op DESC, c.id DESC) AS n
-        FROM threadline.counted_change(counted_state.p_table_id, counted_state.p_from, counted_state.p_horizon) c
+        FROM threadline.counted_change(counted_state.p_table_id, counted_state.p_from, counted_state.p_horizon, counted_state.p_viewer) c
     ) s
     CROSS JOIN LATERAL generate_series(1, s.copies)
     WHERE s.n = 1;
@@ -121,17 +134,20 @@ END;
 
 -- Whether a digest made now need not match those recorded in the shape in force at a horizon (NULL: the last recorded one).
 CREATE FUNCTION threadline.shape_differs(p_table_id integer, p_relation regclass, p_horizon bigint) RETURNS boolean
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT coalesce((
-        SELECT pg_catalog.cardinality(v.key_columns) > 0
-               OR threadline.digested_shape(v.columns) <> threadline.digested_shape(threadline.present_shape(shape_differs.p_relation))
-        FROM threadline.readable_version v
-        WHERE v.table_id = shape_differs.p_table_id
-          AND (shape_differs.p_horizon IS NULL OR v.from_change_id <= shape_differs.p_horizon)
-        ORDER BY v.version DESC
-        LIMIT 1), false);
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce((
+            SELECT pg_catalog.cardinality(v.key_columns) > 0
+                   OR threadline.digested_shape(v.columns) <> threadline.digested_shape(threadline.present_shape(shape_differs.p_relation))
+            FROM threadline.readable_version v
+            WHERE v.table_id = shape_differs.p_table_id
+              AND (shape_differs.p_horizon IS NULL OR v.from_change_id <= shape_differs.p_horizon)
+            ORDER BY v.version DESC
+            LIMIT 1), false));
+END
+$$;
 
 -- key_lookup for every key that the public functions take: of a table without a key also a whole row, as a JSON object.
 CREATE FUNCTION threadline.key_given(p_target regclass, p_given text, OUT table_id integer, OUT row_key bigint, OUT key text)

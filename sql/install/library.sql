@@ -110,6 +110,10 @@ CREATE FUNCTION threadline.row_exact(r anyelement) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_exact';
 COMMENT ON FUNCTION threadline.row_exact(anyelement) IS 'Internal: what capture would store beside row_image(row): {"column": text} of the values that their JSON form does not give back, NULL when there are none.';
 
+CREATE FUNCTION threadline.as_of_support(internal) RETURNS internal
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'as_of_support';
+COMMENT ON FUNCTION threadline.as_of_support(internal) IS 'Internal: support function of audit_as_of(row_type, at) and audit_as_seen_by. Tells the planner how many rows to expect; loading the library, it also lets a query for certain keys read only those rows'' changes.';
+
 CREATE FUNCTION threadline.type_definitions(target regtype) RETURNS jsonb
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'type_definitions';
 COMMENT ON FUNCTION threadline.type_definitions(regtype) IS 'Internal: the labels and attributes that the texts of a type''s values depend on, as table_version.types has them; NULL when there are none.';

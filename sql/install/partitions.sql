@@ -38,7 +38,7 @@ $$;
 -- What happened to the partitions of a captured table that no change tells of. state: attached (with rows, or nobody
 -- knows without), detached or dropped (had rows once), rewritten (a partition without a truncate trigger has another
 -- file than when it was first written: TRUNCATE, unless it was VACUUM FULL or the like). Called by every look at the
--- history: one pass over the partitions, and nothing is read but catalogs.
+-- history: one pass over the partitions, and nothing is read but catalogs, and of a partition with a file and no note its first rows.
 CREATE FUNCTION threadline.partition_findings(table_id integer, target oid) RETURNS TABLE (relation oid, state text)
 LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
@@ -66,7 +66,7 @@ BEGIN
         CROSS JOIN threadline.readable_partition AS k
         WHERE k.table_id = partition_findings.table_id
     ), judged AS MATERIALIZED (
-        SELECT l.oid, l.relfilenode, count(k.relation) > 0 AS is_known, coalesce(bool_or(k.came_with_rows), false) AS came_with_rows,
+        SELECT l.oid, l.relfilenode, max(l.trigger_id) AS trigger_id, count(k.relation) > 0 AS is_known, coalesce(bool_or(k.came_with_rows), false) AS came_with_rows,
                -- A file of number 0 was emptied by a TRUNCATE that was recorded.
                bool_and(k.is_ours AND k.filenode NOT IN (0, l.relfilenode)) AS is_rewritten
         FROM leaf AS l
@@ -81,6 +81,8 @@ BEGIN
        OR NOT j.is_known
           AND (j.relfilenode <> j.oid OR pg_relation_size(j.oid) > 0)
           AND NOT threadline.made_as_partition(j.oid)
+          -- What a transaction wrote that was undone leaves a file, too, and no note.
+          AND (j.relfilenode <> j.oid OR threadline.holds_older_rows(partition_findings.table_id, j.oid, j.trigger_id, NULL))
     UNION ALL
     SELECT j.oid, 'rewritten'
     FROM judged AS j

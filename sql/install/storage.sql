@@ -189,6 +189,7 @@ CREATE TABLE threadline.transaction_log (
     change_count      bigint      NOT NULL,
     backend_pid       integer     NOT NULL,
     prepared          boolean     NOT NULL,           -- stamped at PREPARE TRANSACTION
+    one_snapshot      boolean     NOT NULL,           -- REPEATABLE READ or SERIALIZABLE: snapshot is that of every statement
     action_id         uuid,
     change_ids        int8multirange NOT NULL,
     snapshot          pg_snapshot,

@@ -82,7 +82,7 @@ END
 $$;
 
 -- Where the last mark of a table stands in commit order: no change that stands before it tells of a row now.
-CREATE FUNCTION threadline.last_mark(p_table_id integer, p_from bigint, p_horizon bigint)
+CREATE FUNCTION threadline.last_mark(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer DEFAULT NULL)
 RETURNS TABLE (commit_order bigint, statement_no integer)
 LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
@@ -92,6 +92,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (SELECT CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END) AS o (commit_order)
     WHERE c.table_id = last_mark.p_table_id AND c.id >= last_mark.p_from
       AND (last_mark.p_horizon IS NULL OR c.id < last_mark.p_horizon AND o.commit_order <= last_mark.p_horizon)
+      AND threadline.is_seen(last_mark.p_viewer, x.id, x.origin, x.xid)
     ORDER BY o.commit_order DESC, c.statement_no DESC
     LIMIT 1;
 END;

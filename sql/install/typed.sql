@@ -1,4 +1,5 @@
--- From what was recorded in a table's shape of then to a row of its type of now.
+-- From what was recorded in a table's shape of then to a row of its type of now. In PL/pgSQL, as all that every look at the history
+-- calls: its plans are kept.
 
 -- Each column of each recorded version and what it is called and typed now (NULL: gone). Followed by attribute
 -- number; a restore renumbers the columns of a table that had dropped some, which shows when a version has a
@@ -7,8 +8,11 @@
 -- of are not what they are now; recipe is what respell() does to a text of then, NULL when that reads as it is.
 CREATE FUNCTION threadline.column_fate(p_table_id integer, p_relation regclass)
 RETURNS TABLE (version integer, name_then text, type_then text, redact text, name_now text, type_now text, masked_otherwise boolean, redefined boolean, recipe text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH past AS (
         SELECT v.version, v.types, c.attnum, c.name, c.type, nullif(c.redact, 'path') AS redact, ROW(c.paths, c.placeholder)::text AS masks
         FROM threadline.readable_version v
@@ -40,15 +44,19 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT EXISTS (SELECT FROM jsonb_each(n.definitions) m WHERE p.types -> m.key IS DISTINCT FROM m.value) AS redefined
     ) d;
-END;
+END
+$$;
 
 -- SQL expressions over s.image and s.exact that give a recorded version's columns the names of now, drop those that
 -- are gone, were redacted or are hidden, or hold what does not compare if that is asked, and spell exact texts as their types read them now. Versions that need none
 -- do not appear.
 CREATE FUNCTION threadline.version_as_now(p_table_id integer, p_relation regclass, p_hidden text[], p_to_compare boolean)
 RETURNS TABLE (version integer, image text, exact text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     SELECT f.version,
            format('(s.image - %L::text[])', coalesce(array_agg(f.name_then ORDER BY f.name_then) FILTER (WHERE f.goes OR f.is_renamed), '{}'))
            || coalesce(string_agg(format(' || CASE WHEN s.image ? %2$L THEN jsonb_build_object(%1$L, s.image -> %2$L) ELSE ''{}'' END', f.name_now, f.name_then), '' ORDER BY f.name_then)
@@ -70,61 +78,74 @@ BEGIN ATOMIC
     ) f
     GROUP BY f.version
     HAVING bool_or(f.goes OR f.is_renamed OR f.recipe IS NOT NULL OR NOT f.is_readable);
-END;
+END
+$$;
 
 -- The columns whose exact texts cannot stand in an image: a JSON string is a value of theirs.
 CREATE FUNCTION threadline.json_columns(p_relation regclass) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH RECURSIVE base AS (
-        SELECT a.attname::text AS name, a.atttypid AS type
-        FROM pg_attribute a
-        WHERE a.attrelid = json_columns.p_relation AND a.attnum > 0 AND NOT a.attisdropped
-        UNION ALL
-        SELECT b.name, y.typbasetype
-        FROM base b JOIN pg_type y ON y.oid = b.type AND y.typtype = 'd'
-    )
-    SELECT coalesce(array_agg(b.name ORDER BY b.name), '{}') FROM base b WHERE b.type IN ('json'::regtype, 'jsonb'::regtype);
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        WITH RECURSIVE base AS (
+            SELECT a.attname::text AS name, a.atttypid AS type
+            FROM pg_attribute a
+            WHERE a.attrelid = json_columns.p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL
+            SELECT b.name, y.typbasetype
+            FROM base b JOIN pg_type y ON y.oid = b.type AND y.typtype = 'd'
+        )
+        SELECT coalesce(array_agg(b.name ORDER BY b.name), '{}') FROM base b WHERE b.type IN ('json'::regtype, 'jsonb'::regtype));
+END
+$$;
 
 -- An SQL expression: the typed row of an image and exact texts that are as now, given as expressions.
 CREATE FUNCTION threadline.typed_row(p_relation regclass, p_image text, p_exact text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT format('jsonb_populate_record(NULL::%s, CASE WHEN %3$s IS NULL THEN %2$s ELSE %2$s || (%3$s - %4$L::text[]) END)',
-                  typed_row.p_relation, typed_row.p_image, typed_row.p_exact, threadline.json_columns(typed_row.p_relation));
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT format('jsonb_populate_record(NULL::%s, CASE WHEN %3$s IS NULL THEN %2$s ELSE %2$s || (%3$s - %4$L::text[]) END)',
+                      typed_row.p_relation, typed_row.p_image, typed_row.p_exact, threadline.json_columns(typed_row.p_relation)));
+END
+$$;
 
 -- The columns of such a row r, those of json with their exact texts.
 CREATE FUNCTION threadline.typed_columns(p_relation regclass, p_exact text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT CASE WHEN cardinality(j.names) = 0 THEN 'r.*' ELSE (
-               SELECT string_agg(
-                          CASE WHEN a.attname = ANY (j.names)
-                               THEN format('CASE WHEN %1$s ? %2$L THEN (%1$s ->> %2$L)::%3$s ELSE r.%4$I END',
-                                           typed_columns.p_exact, a.attname, format_type(a.atttypid, a.atttypmod), a.attname)
-                               ELSE format('r.%I', a.attname) END, ', ' ORDER BY a.attnum)
-               FROM pg_attribute a
-               WHERE a.attrelid = typed_columns.p_relation AND a.attnum > 0 AND NOT a.attisdropped) END
-    FROM (SELECT threadline.json_columns(typed_columns.p_relation)) AS j (names);
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT CASE WHEN cardinality(j.names) = 0 THEN 'r.*' ELSE (
+                   SELECT string_agg(
+                              CASE WHEN a.attname = ANY (j.names)
+                                   THEN format('CASE WHEN %1$s ? %2$L THEN (%1$s ->> %2$L)::%3$s ELSE r.%4$I END',
+                                               typed_columns.p_exact, a.attname, format_type(a.atttypid, a.atttypmod), a.attname)
+                                   ELSE format('r.%I', a.attname) END, ', ' ORDER BY a.attnum)
+                   FROM pg_attribute a
+                   WHERE a.attrelid = typed_columns.p_relation AND a.attnum > 0 AND NOT a.attisdropped) END
+        FROM (SELECT threadline.json_columns(typed_columns.p_relation)) AS j (names));
+END
+$$;
 
 -- A statement for the typed rows of s, which has schema_version, image and exact.
 CREATE FUNCTION threadline.typed_statement(p_table_id integer, p_relation regclass, p_source text) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT format('SELECT %s FROM %s CROSS JOIN LATERAL (SELECT %s AS image, %s AS exact %s) n CROSS JOIN LATERAL %s r',
-                  threadline.typed_columns(typed_statement.p_relation, 'n.exact'),
-                  typed_statement.p_source,
-                  coalesce('CASE s.schema_version ' || v.images || ' ELSE s.image END', 's.image'),
-                  coalesce('CASE s.schema_version ' || v.exacts || ' ELSE s.exact END', 's.exact'),
-                  -- What is to be worked out is worked out once.
-                  CASE WHEN v.images IS NOT NULL THEN 'OFFSET 0' END,
-                  threadline.typed_row(typed_statement.p_relation, 'n.image', 'n.exact'))
-    FROM (
-        SELECT string_agg(format('WHEN %s THEN %s', n.version, n.image), ' ' ORDER BY n.version) AS images,
-               string_agg(format('WHEN %s THEN %s', n.version, n.exact), ' ' ORDER BY n.version) AS exacts
-        FROM threadline.version_as_now(typed_statement.p_table_id, typed_statement.p_relation, '{}', false) n
-    ) v;
-END;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT format('SELECT %s FROM %s CROSS JOIN LATERAL (SELECT %s AS image, %s AS exact %s) n CROSS JOIN LATERAL %s r',
+                      threadline.typed_columns(typed_statement.p_relation, 'n.exact'),
+                      typed_statement.p_source,
+                      coalesce('CASE s.schema_version ' || v.images || ' ELSE s.image END', 's.image'),
+                      coalesce('CASE s.schema_version ' || v.exacts || ' ELSE s.exact END', 's.exact'),
+                      -- What is to be worked out is worked out once.
+                      CASE WHEN v.images IS NOT NULL THEN 'OFFSET 0' END,
+                      threadline.typed_row(typed_statement.p_relation, 'n.image', 'n.exact'))
+        FROM (
+            SELECT string_agg(format('WHEN %s THEN %s', n.version, n.image), ' ' ORDER BY n.version) AS images,
+                   string_agg(format('WHEN %s THEN %s', n.version, n.exact), ' ' ORDER BY n.version) AS exacts
+            FROM threadline.version_as_now(typed_statement.p_table_id, typed_statement.p_relation, '{}', false) n
+        ) v);
+END
+$$;

@@ -241,7 +241,7 @@ RETURN (SELECT pg_catalog.jsonb_agg(e.value OPERATOR(pg_catalog.-) 'text' ORDER 
 
 -- What a statement's text says of a table is for those who may read every table's history.
 CREATE VIEW threadline.readable_transaction AS
-SELECT x.id, x.commit_no, x.started_at, x.occurred_at, x.committed_at, x.origin, x.xid, x.change_count, x.backend_pid, x.prepared,
+SELECT x.id, x.commit_no, x.started_at, x.occurred_at, x.committed_at, x.origin, x.xid, x.change_count, x.backend_pid, x.prepared, x.one_snapshot,
        x.action_id, x.change_ids, x.snapshot, x.session_user_name, x.current_user_name, x.application_name, x.client_addr,
        x.actor_ref, x.correlation_id, x.request_id, x.job_id, x.source, x.context,
        CASE WHEN x.statements OPERATOR(pg_catalog.@?) '$[*].text'
@@ -252,6 +252,24 @@ FROM (
     UNION ALL
     SELECT p.* FROM threadline.pending_transaction() p
 ) x;
+
+-- Whose view of the log counts rather than everything up to a horizon: a transaction's, by the snapshot recorded with it.
+CREATE TYPE threadline.viewer AS (
+    transaction_id uuid,
+    snapshot       pg_snapshot,
+    origin         bigint,
+    sees_own       boolean
+);
+
+-- Whether a transaction that committed before the viewer did was there for it; without a viewer every one is. Xids mean
+-- nothing outside their cluster: what another one recorded came with a restore.
+CREATE FUNCTION threadline.is_seen(p_viewer threadline.viewer, p_transaction_id uuid, p_origin bigint, p_xid xid8) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN (is_seen.p_viewer).transaction_id IS NULL THEN true
+            WHEN is_seen.p_transaction_id = (is_seen.p_viewer).transaction_id THEN (is_seen.p_viewer).sees_own
+            WHEN is_seen.p_origin = (is_seen.p_viewer).origin
+                THEN pg_catalog.pg_visible_in_snapshot(is_seen.p_xid, (is_seen.p_viewer).snapshot)
+            ELSE true END;
 
 CREATE VIEW threadline.readable_action AS
 SELECT * FROM threadline.action_log;

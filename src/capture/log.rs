@@ -37,6 +37,7 @@ const TRANSACTION_TYPES: &[pg_sys::Oid] = &[
     pg_sys::INT8OID,
     pg_sys::INT4OID,
     pg_sys::BOOLOID,
+    pg_sys::BOOLOID,
     pg_sys::UUIDOID,
     pg_sys::INT8MULTIRANGEOID,
     pg_sys::PG_SNAPSHOTOID,

@@ -138,6 +138,7 @@ pub fn with_fields<R>(
         Field::I64(summary.changes),
         Field::I32(xact::backend_pid()),
         Field::Bool(prepared),
+        Field::Bool(xact::has_one_snapshot()),
         summary.action.as_ref().map_or(Field::Null, Field::Uuid),
         Field::Varlena(&ranges),
         summary.snapshot.as_deref().map_or(Field::Null, |image| Field::Datum(datum::bytes_datum(image))),

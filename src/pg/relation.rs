@@ -280,6 +280,14 @@ pub fn of_row_type(type_oid: pg_sys::Oid) -> Option<pg_sys::Oid> {
     (relid != pg_sys::InvalidOid).then_some(relid)
 }
 
+/// How many rows the relation has, as far as its statistics tell.
+pub fn estimated_rows(relid: pg_sys::Oid) -> Option<f64> {
+    let relation = OpenRelation::open(relid, pg_sys::AccessShareLock as i32);
+    // SAFETY: the relation is open.
+    let rows = f64::from(unsafe { (*(*relation.as_ptr()).rd_rel).reltuples });
+    (rows > 0.0).then_some(rows)
+}
+
 /// Tells every session to forget what it has cached of the relation, at the end of this transaction.
 pub fn invalidate(relid: pg_sys::Oid) {
     // SAFETY: raises an error for a relation that does not exist; callers pass existing ones.

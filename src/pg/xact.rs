@@ -207,6 +207,12 @@ pub fn started_at() -> i64 {
     unsafe { pg_sys::GetCurrentTransactionStartTimestamp() }
 }
 
+/// Whether all of the transaction's statements see by one snapshot: REPEATABLE READ, SERIALIZABLE.
+pub fn has_one_snapshot() -> bool {
+    // SAFETY: reads a variable of the session.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// The active snapshot as a pg_snapshot value; None when no snapshot is active.
 pub fn active_snapshot() -> Option<Vec<u8>> {
     // SAFETY: pg_current_snapshot reads the active snapshot, which is checked to exist, and returns a palloc'd varlena.

@@ -29,6 +29,21 @@ fn findings(s: &mut Session) -> Vec<String> {
     )
 }
 
+#[test]
+fn a_first_write_that_was_undone_is_no_gap() {
+    let db = Database::new("parts_undone");
+    let mut s = db.session();
+    s.run("CREATE TABLE p (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id); CREATE TABLE p1 (v text, id int PRIMARY KEY)");
+    s.run("ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (0) TO (10); SELECT threadline.audit_enable('p')");
+    s.run("BEGIN; INSERT INTO p VALUES (1, 'undone'); ROLLBACK");
+    assert_ne!(s.one("SELECT pg_relation_size('p1')"), "0");
+    assert_complete(&mut s, "after a rollback");
+    s.run("BEGIN; INSERT INTO p VALUES (1, 'undone'); SELECT threadline.audit_enable('p'); ROLLBACK");
+    assert_complete(&mut s, "after another");
+    s.run("INSERT INTO p VALUES (1, 'one')");
+    assert_complete(&mut s, "after a row that stayed");
+}
+
 /// Nothing is amiss, and nothing was.
 fn assert_complete(s: &mut Session, when: &str) {
     assert_eq!(findings(s), [""; 0], "{when}");

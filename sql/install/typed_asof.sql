@@ -1,0 +1,210 @@
+-- The captured table behind a row type, with the checks every typed form makes.
+CREATE FUNCTION threadline.table_of_type(p_type regtype, OUT table_id integer, OUT relation regclass)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT y.typrelid INTO table_of_type.relation FROM pg_type y WHERE y.oid = p_type AND y.typtype = 'c';
+    IF table_of_type.relation IS NULL OR table_of_type.relation = 0 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'wrong_object_type',
+            MESSAGE = format('type %s is not a table''s row type', p_type),
+            HINT = 'Name the table by a typed NULL: SELECT * FROM threadline.audit_as_of(NULL::orders, ''2024-03-15 10:30Z'');';
+    END IF;
+    SELECT t.table_id INTO table_of_type.table_id
+    FROM threadline.readable_table t WHERE t.relation = table_of_type.relation;
+    IF table_of_type.table_id IS NULL THEN
+        IF has_table_privilege(table_of_type.relation, 'SELECT') AND NOT row_security_active(table_of_type.relation) THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'undefined_object',
+                MESSAGE = format('table "%s" has no recorded history', table_of_type.relation),
+                DETAIL = 'A partition''s history is recorded under its partitioned table.',
+                HINT = format('SELECT threadline.audit_enable(%L);', table_of_type.relation);
+        END IF;
+        PERFORM threadline.require_readable(NULL, table_of_type.relation);
+    END IF;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SUPPORT threadline.as_of_support SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+AS $$
+DECLARE
+    v_horizon constant bigint := threadline.commit_horizon(audit_as_of.at);
+    v_table record;
+    v_base threadline.state_base;
+    v_rewind bigint;
+BEGIN
+    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_of.row_type)) t;
+    v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, audit_as_of.at, v_horizon);
+    v_rewind := threadline.rewind_start(v_table.table_id, v_table.relation, v_base, audit_as_of.at, v_horizon);
+    IF v_rewind IS NOT NULL THEN
+        RETURN QUERY EXECUTE threadline.rewind_statement(v_table.table_id, v_table.relation)
+        USING v_table.table_id, v_rewind, v_horizon;
+    ELSE
+        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
+        USING v_table.table_id, v_base.first_change_id, v_horizon;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_as_seen_by(row_type anyelement, transaction_id uuid, include_own boolean DEFAULT false) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SUPPORT threadline.as_of_support SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+AS $$
+DECLARE
+    v_table record;
+    v_seer record;
+    v_viewer threadline.viewer;
+    v_base threadline.state_base;
+BEGIN
+    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(audit_as_seen_by.row_type)) t;
+    SELECT x.commit_no, x.committed_at, x.snapshot, x.origin, x.one_snapshot INTO v_seer
+    FROM threadline.readable_transaction x WHERE x.id = audit_as_seen_by.transaction_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'no_data_found',
+            MESSAGE = format('no transaction %s is recorded', coalesce(audit_as_seen_by.transaction_id::text, 'NULL')),
+            DETAIL = 'It changed no captured table, or was purged.',
+            HINT = 'SELECT id, committed_at, actor_ref FROM threadline.audit_transactions ORDER BY committed_at DESC LIMIT 20;';
+    END IF;
+    IF v_seer.commit_no IS NULL OR v_seer.snapshot IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('what transaction %s saw is not recorded', audit_as_seen_by.transaction_id),
+            DETAIL = CASE WHEN v_seer.commit_no IS NULL THEN 'It has not ended.' ELSE 'It changed no captured table.' END,
+            HINT = format('SELECT * FROM threadline.audit_as_of(NULL::%s, %L);', v_table.relation, coalesce(v_seer.committed_at, 'infinity'));
+    END IF;
+    IF NOT v_seer.one_snapshot THEN
+        RAISE NOTICE USING
+            MESSAGE = format('transaction %s ran in READ COMMITTED', audit_as_seen_by.transaction_id),
+            DETAIL = 'This is what its last statement that changed a captured table could see when it started. An earlier statement may have seen less, and one that waited for a row has read it as it was then.';
+    END IF;
+    v_viewer := ROW(audit_as_seen_by.transaction_id, v_seer.snapshot, v_seer.origin, coalesce(audit_as_seen_by.include_own, false));
+    v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, v_seer.committed_at, v_seer.commit_no, v_viewer);
+    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3, $4) s')
+    USING v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer;
+END
+$$;
+COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
+    'The whole table as a transaction''s snapshot showed it, without (include_own: with) the transaction''s own changes, typed as audit_as_of(row_type, at): SELECT * FROM audit_as_seen_by(NULL::orders, ''<transaction id>''). By the recorded snapshot, not by any clock. Exact for REPEATABLE READ and SERIALIZABLE; in READ COMMITTED, where every statement has a snapshot of its own, it is that of the last statement that changed a captured table, and a NOTICE says so. Errors: P0002 unknown transaction, 55000 it has not ended, changed nothing, or the record does not reach back; the others as audit_as_of.';
+
+-- The rows of audit_as_of(row_type, at) that have one of these keys, and perhaps others: the planner puts it in its place where
+-- a query asks for keys (src/history/keyed.rs) and keeps the query's own condition. key_columns: their names when it
+-- was planned, as a JSON array.
+CREATE FUNCTION threadline.keyed_as_of(row_type anyelement, at timestamptz, key_columns text, keys text[]) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_table record;
+    v_given text;
+    v_found record;
+    v_done text[] := '{}';
+BEGIN
+    SELECT t.table_id, t.relation, r.key_columns INTO v_table
+    FROM threadline.table_of_type(pg_typeof(keyed_as_of.row_type)) t
+    JOIN threadline.readable_table r ON r.table_id = t.table_id;
+    IF to_jsonb(v_table.key_columns) IS DISTINCT FROM keyed_as_of.key_columns::jsonb THEN
+        RETURN QUERY SELECT s.* FROM threadline.audit_as_of(keyed_as_of.row_type, keyed_as_of.at) s;
+        RETURN;
+    END IF;
+    FOREACH v_given IN ARRAY coalesce(keyed_as_of.keys, '{}') LOOP
+        BEGIN
+            SELECT k.key INTO v_found FROM threadline.key_lookup(v_table.relation, v_given) k;
+        -- No row has a key that its column cannot hold.
+        EXCEPTION WHEN numeric_value_out_of_range OR string_data_right_truncation THEN
+            CONTINUE;
+        END;
+        CONTINUE WHEN v_found.key = ANY (v_done);
+        v_done := v_done || v_found.key;
+        RETURN QUERY SELECT s.* FROM threadline.typed_row_state(keyed_as_of.row_type, v_given, keyed_as_of.at) s;
+    END LOOP;
+END
+$$;
+
+-- The keys that a query asks for, as the planner writes them there. A NULL is equal to nothing.
+CREATE FUNCTION threadline.one_key(key jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN one_key.key OPERATOR(pg_catalog.@?) '$.* ? (@ == null)' THEN '{}' ELSE ARRAY[one_key.key::text] END;
+
+CREATE FUNCTION threadline.some_keys(key_column text, key_values anyarray) RETURNS text[]
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT pg_catalog.array_agg(pg_catalog.jsonb_build_object(some_keys.key_column, v.value)::text)
+    FROM pg_catalog.unnest(some_keys.key_values) AS v (value)
+    WHERE v.value IS NOT NULL
+$$;
+
+CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_at timestamptz) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+AS $$
+DECLARE
+    v_table record;
+    v_counted boolean;
+    v_since timestamptz;
+    v_state threadline.audit_row_state;
+    v_change record;
+BEGIN
+    SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(p_row_type)) t;
+    v_counted := threadline.is_full_row(v_table.table_id);
+    v_state := threadline.row_state(v_table.relation, p_key, p_at);
+    IF v_state.status IN ('before_horizon', 'purged') THEN
+        PERFORM threadline.refuse_unknown_past(v_table.relation::text, p_at, v_state.status = 'purged');
+    END IF;
+    IF NOT v_state.complete THEN
+        v_since := (threadline.state_base(v_table.table_id, threadline.commit_horizon(p_at))).since;
+        PERFORM threadline.report_incomplete(v_table.relation::text, v_table.table_id,
+            CASE WHEN v_counted THEN v_since ELSE coalesce(v_state.committed_at, v_since) END, p_at,
+            CASE WHEN v_counted THEN 'its rows of then and now cannot be matched' END);
+    END IF;
+    IF v_state.status = 'present' THEN
+        SELECT c.schema_version, c.new_image, c.new_exact INTO v_change
+        FROM threadline.readable_change c WHERE c.id = v_state.change_id;
+        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation,
+            '(SELECT $1::integer AS schema_version, $2::jsonb AS image, $3::jsonb AS exact) s')
+        USING v_change.schema_version, v_change.new_image, v_change.new_exact;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key text, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key, audit_row_as_of.at) s $$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key bigint, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key::text, audit_row_as_of.at) s $$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key uuid, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, audit_row_as_of.key::text, audit_row_as_of.at) s $$;
+
+CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key jsonb, at timestamptz) RETURNS SETOF anyelement
+LANGUAGE sql STABLE ROWS 1
+AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, threadline.key_text(audit_row_as_of.key), audit_row_as_of.at) s $$;
+
+DO $$
+DECLARE
+    v_function record;
+BEGIN
+    FOR v_function IN
+        SELECT p.oid::regprocedure AS signature, p.proname, p.pronargs FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname IN ('audit_as_of', 'audit_row_as_of')
+    LOOP
+        EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function.signature, CASE
+            WHEN v_function.pronargs = 2 THEN
+                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
+            WHEN v_function.proname = 'audit_as_of' THEN
+                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
+            ELSE
+                'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).'
+        END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION threadline.audit_table_as_of(text, timestamptz) IS
+    'The whole table as of everything committed at or before a time, in the shape of then: key and row as JSON. Also for a dropped table, by its last name, and for a time before a table of that name was made anew. Errors and warnings as audit_as_of(row_type, at).';
