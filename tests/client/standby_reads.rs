@@ -109,6 +109,7 @@ fn all_that_reads() {
     for of_transaction in ["audit_changes_for_transaction", "audit_statements", "incident_bundle"] {
         queries.push(format!("SELECT * FROM threadline.{of_transaction}('{id}')"));
     }
+    queries.push(format!("SELECT * FROM threadline.audit_as_seen_by(NULL::orders, '{id}') ORDER BY id"));
     for query in &queries {
         let expected = p.rows(query);
         assert_eq!(r.rows(query), expected, "{query}");
