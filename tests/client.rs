@@ -72,6 +72,8 @@ mod revert_rows;
 mod roles;
 #[path = "client/schema_capture.rs"]
 mod schema_capture;
+#[path = "client/standby_reads.rs"]
+mod standby_reads;
 #[path = "client/support.rs"]
 mod support;
 #[path = "client/table_diff.rs"]
