@@ -18,11 +18,11 @@ use crate::support::{Database, Session};
 const SESSIONS: i64 = 8;
 /// However long the run is: what is compared costs more the longer the history is.
 const QUIET_POINTS: u32 = 8;
-const HELD_POINTS: u32 = 24;
+const HELD_POINTS: u32 = 16;
 const SNAPSHOTS: u32 = 30;
 /// Times drawn at random, and transactions whose stamps are tried, when the whole order of commits is checked.
-const TIMES: u64 = 200;
-const STAMPS: usize = 50;
+const TIMES: u64 = 100;
+const STAMPS: usize = 25;
 
 fn now(s: &mut Session) -> i64 {
     s.number(&format!("SELECT {CLOCK}"))
