@@ -409,7 +409,7 @@ AS $$
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
             'key_of_actor', 'said_statements', 'changed_statements', 'choosing_statement', 'next_transactions', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',
             'names_now', 'renamed_image', 'differing_fields', 'window_changes', 'refuse_diff', 'counted_diff', 'keyed_diff', 'audit_diff', 'csv_record', 'audit_export',
-            'is_seen', 'first_change_after', 'has_plain_key', 'rewind_start', 'rewind_statement', 'keyed_as_of', 'one_key', 'some_keys',
+            'is_seen', 'first_change_after', 'has_plain_key', 'rewind_start', 'rewind_statement', 'keyed_as_of', 'doubled_state', 'one_key', 'some_keys',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of', 'audit_as_seen_by',
             'in_transaction_block', 'forget_plans', 'drop_together', 'view_is_volatile', 'time_travelling_at', 'require_temporary', 'temporary_comes_first', 'require_temporary_first',
             'has_children', 'travel_candidates', 'travel_hidden', 'refuse_uncaptured', 'refuse_past_change', 'some_names', 'tell_travel', 'shadow_tables', 'end_travel', 'time_travel', 'time_return',

@@ -304,6 +304,27 @@ fn a_transaction_is_shown_what_its_snapshot_showed() {
 }
 
 #[test]
+fn a_key_may_be_seen_twice() {
+    let db = Database::new("tao_twice");
+    let (mut a, mut b) = (db.session(), db.session());
+    a.run("CREATE TABLE t (id int PRIMARY KEY, s text); SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1, 'old'), (2, 'old'), (3, 'old')");
+    a.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t");
+    b.run("DELETE FROM t WHERE id = 1; UPDATE t SET id = 20 WHERE id = 2");
+    a.run("INSERT INTO t VALUES (1, 'own'); UPDATE t SET id = 2 WHERE id = 3; INSERT INTO t VALUES (3, 'again')");
+    let seen = a.column("SELECT t::text FROM t ORDER BY 1");
+    assert_eq!(seen, ["(1,old)", "(1,own)", "(2,old)", "(2,old)", "(3,again)"]);
+    let transaction = a.one("SELECT threadline.current_audit_transaction_id()");
+    a.run("COMMIT");
+    let of = |s: &mut Session, own: bool| {
+        s.column(&format!(
+            "SELECT r::text FROM threadline.audit_as_seen_by(NULL::t, '{transaction}', {own}) r ORDER BY 1"
+        ))
+    };
+    assert_eq!(of(&mut a, true), seen);
+    assert_eq!(of(&mut a, false), ["(1,old)", "(2,old)", "(3,old)"]);
+}
+
+#[test]
 fn a_viewer_sees_marks_and_counts_as_it_did() {
     let db = Database::new("tao_seen_marks");
     let (mut a, mut b) = (db.session(), db.session());
