@@ -3,6 +3,7 @@
 pub mod cause;
 pub mod comment;
 pub mod identity;
+pub mod identity_key;
 pub mod numbers;
 pub mod settings;
 pub mod stack;

@@ -14,6 +14,8 @@ pub enum Error {
     NotUnderCapture { table: String },
     /// A table whose history was asked for has none.
     NoHistory { table: String },
+    /// A temporary relation was named where a table with a history is asked for.
+    Temporary { table: String },
     /// A recorded key column no longer exists.
     KeyColumnGone { table: String, column: String },
     /// A key given by a caller does not fit the table's key columns.
@@ -46,7 +48,7 @@ impl Error {
         match self {
             Error::NotATrigger { .. } | Error::WrongTriggerKind { .. } => ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
             Error::NotUnderCapture { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Error::NoHistory { .. } => ERRCODE_UNDEFINED_OBJECT,
+            Error::NoHistory { .. } | Error::Temporary { .. } => ERRCODE_UNDEFINED_OBJECT,
             Error::KeyColumnGone { .. } => ERRCODE_UNDEFINED_COLUMN,
             Error::WrongKey { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::NullKey { .. } => ERRCODE_NOT_NULL_VIOLATION,
@@ -70,6 +72,7 @@ impl Error {
             }
             Error::NotUnderCapture { table } => format!("table {table} is not under capture"),
             Error::NoHistory { table } => format!("table {table} has never been under capture"),
+            Error::Temporary { table } => format!("{table} is temporary and has no history"),
             Error::KeyColumnGone { table, column } => {
                 format!("key column \"{column}\" of captured table {table} no longer exists")
             }
@@ -132,6 +135,9 @@ impl Error {
             Error::NoHistory { table } => {
                 Some(format!("Put it under capture: SELECT threadline.audit_enable({});", literal(table)))
             }
+            Error::Temporary { .. } => Some(
+                "Name the table with its schema; after time_travel() its name alone means its past. SELECT threadline.time_return();".into(),
+            ),
             Error::KeyColumnGone { table, .. } | Error::NullKey { table, .. } => Some(format!(
                 "Stop capture and start it with the new key: SELECT threadline.audit_disable({t}); SELECT threadline.audit_enable({t});",
                 t = literal(table)

@@ -5,3 +5,4 @@ pub mod keyed;
 pub mod respelling;
 pub mod row;
 mod text_form;
+pub mod travel;

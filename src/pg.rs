@@ -15,6 +15,7 @@ pub mod index_insert;
 pub mod leaf;
 pub mod memory;
 pub mod planner;
+pub mod plans;
 pub mod relation;
 pub mod scan;
 pub mod settings;

@@ -1,4 +1,4 @@
-//! The C symbols behind sql/install/library.sql.
+//! The C symbols behind sql/install/library.sql and storage.sql.
 
 crate::sql_functions! {
     capture_row / pg_finfo_capture_row => crate::capture::trigger::capture_row;
@@ -23,6 +23,7 @@ crate::sql_functions! {
     pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
     pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
     pending_cost / pg_finfo_pending_cost => crate::capture::face::pending_cost;
+    key_of_actor / pg_finfo_key_of_actor => crate::context::identity_key::key_of_actor;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;
     digest_row_key / pg_finfo_digest_row_key => crate::history::key::digest_row_key;
@@ -34,4 +35,8 @@ crate::sql_functions! {
     type_definitions / pg_finfo_type_definitions => crate::history::respelling::type_definitions;
     respelling / pg_finfo_respelling => crate::history::respelling::respelling;
     respell / pg_finfo_respell => crate::history::respelling::respell;
+    in_transaction_block / pg_finfo_in_transaction_block => crate::history::travel::in_transaction_block;
+    forget_plans / pg_finfo_forget_plans => crate::history::travel::forget_plans;
+    drop_together / pg_finfo_drop_together => crate::history::travel::drop_together;
+    view_is_volatile / pg_finfo_view_is_volatile => crate::history::travel::view_is_volatile;
 }

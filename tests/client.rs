@@ -4,6 +4,10 @@
 
 #[path = "client/bad_input.rs"]
 mod bad_input;
+#[path = "client/bisect.rs"]
+mod bisect;
+#[path = "client/bundle.rs"]
+mod bundle;
 #[path = "client/capture.rs"]
 mod capture;
 #[path = "client/cause.rs"]
@@ -24,6 +28,8 @@ mod delta;
 mod dump;
 #[path = "client/exact.rs"]
 mod exact;
+#[path = "client/export.rs"]
+mod export;
 #[path = "client/full_row.rs"]
 mod full_row;
 #[path = "client/health.rs"]
@@ -56,12 +62,26 @@ mod redaction;
 mod replay;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
+#[path = "client/restore.rs"]
+mod restore;
+#[path = "client/revert.rs"]
+mod revert;
+#[path = "client/revert_rows.rs"]
+mod revert_rows;
 #[path = "client/roles.rs"]
 mod roles;
 #[path = "client/schema_capture.rs"]
 mod schema_capture;
+#[path = "client/standby_reads.rs"]
+mod standby_reads;
 #[path = "client/support.rs"]
 mod support;
+#[path = "client/table_diff.rs"]
+mod table_diff;
+#[path = "client/time_travel.rs"]
+mod time_travel;
+#[path = "client/timeline.rs"]
+mod timeline;
 #[path = "client/triggers.rs"]
 mod triggers;
 #[path = "client/truncate.rs"]

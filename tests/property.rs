@@ -4,6 +4,16 @@
 
 #[path = "property/as_of.rs"]
 mod as_of;
+#[path = "property/as_seen_by.rs"]
+mod as_seen_by;
+#[path = "property/between.rs"]
+mod between;
+#[path = "property/concurrent_as_of.rs"]
+mod concurrent_as_of;
+#[path = "property/concurrent_writers.rs"]
+mod concurrent_writers;
+#[path = "property/contents.rs"]
+mod contents;
 #[path = "property/images.rs"]
 mod images;
 #[path = "property/images_oracle.rs"]
@@ -14,6 +24,8 @@ mod kinds;
 mod random;
 #[path = "property/random_table.rs"]
 mod random_table;
+#[path = "property/revert.rs"]
+mod revert;
 #[path = "property/stress.rs"]
 mod stress;
 // Shared with the client tests, which use the rest of it.

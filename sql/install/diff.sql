@@ -6,17 +6,17 @@ CREATE FUNCTION threadline.json_differences(before jsonb, after jsonb) RETURNS j
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH RECURSIVE node AS (
-        SELECT '{}'::text[] AS path, json_differences.before AS before, json_differences.after AS after
+        SELECT '{}'::text[] AS path, '{}'::text[] AS place, json_differences.before AS before, json_differences.after AS after
         UNION ALL
-        SELECT n.path || e.step, e.before, e.after
+        SELECT n.path || e.step, n.place || e.place, e.before, e.after
         FROM node n
         CROSS JOIN LATERAL (
-            SELECT coalesce(b.key, a.key) AS step, b.value AS before, a.value AS after
+            SELECT coalesce(b.key, a.key) AS step, coalesce(b.key, a.key) AS place, b.value AS before, a.value AS after
             FROM jsonb_each(CASE WHEN jsonb_typeof(n.before) = 'object' AND jsonb_typeof(n.after) = 'object' THEN n.before ELSE '{}' END) b
             FULL JOIN jsonb_each(CASE WHEN jsonb_typeof(n.before) = 'object' AND jsonb_typeof(n.after) = 'object' THEN n.after ELSE '{}' END) a
                 ON a.key = b.key
             UNION ALL
-            SELECT (coalesce(b.n, a.n) - 1)::text, b.value, a.value
+            SELECT (coalesce(b.n, a.n) - 1)::text, lpad((coalesce(b.n, a.n) - 1)::text, 10, '0'), b.value, a.value
             FROM jsonb_array_elements(CASE WHEN jsonb_typeof(n.before) = 'array' AND jsonb_typeof(n.after) = 'array' THEN n.before ELSE '[]' END) WITH ORDINALITY b (value, n)
             FULL JOIN jsonb_array_elements(CASE WHEN jsonb_typeof(n.before) = 'array' AND jsonb_typeof(n.after) = 'array' THEN n.after ELSE '[]' END) WITH ORDINALITY a (value, n)
                 ON a.n = b.n
@@ -28,30 +28,70 @@ BEGIN ATOMIC
                                   'kind', CASE WHEN n.before IS NULL THEN 'added' WHEN n.after IS NULL THEN 'removed' ELSE 'changed' END)
                || CASE WHEN n.before IS NULL THEN '{}' ELSE jsonb_build_object('before', n.before) END
                || CASE WHEN n.after IS NULL THEN '{}' ELSE jsonb_build_object('after', n.after) END
-               ORDER BY n.path COLLATE "C"), '[]')
+               ORDER BY n.place COLLATE "C"), '[]')
     FROM node n
     WHERE cardinality(n.path) > 0
       AND NOT (n.before IS NOT NULL AND n.after IS NOT NULL
                AND jsonb_typeof(n.before) = jsonb_typeof(n.after) AND jsonb_typeof(n.before) IN ('object', 'array'));
 END;
 
+-- The v1 documents of many changes. Times are in the caller's time zone.
+CREATE FUNCTION threadline.diff_documents(changes threadline.audit_change_row[], expand_insert_fields boolean)
+RETURNS TABLE (id bigint, document jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    WITH change AS MATERIALIZED (
+        SELECT c.* FROM unnest(diff_documents.changes) c
+    ), field AS MATERIALIZED (
+        SELECT c.id,
+               jsonb_agg(CASE WHEN (c.changed_from ? f.name) IS NOT TRUE THEN jsonb_build_object('name', f.name, 'after', c.data_after -> f.name, 'prior_state', 'omitted')
+                              WHEN b.kind = a.kind AND b.kind IN ('object', 'array') THEN
+                                  jsonb_build_object('name', f.name, 'after', c.data_after -> f.name, 'before', c.changed_from -> f.name,
+                                                     'paths', threadline.json_differences(c.changed_from -> f.name, c.data_after -> f.name))
+                              ELSE jsonb_build_object('name', f.name, 'after', c.data_after -> f.name, 'before', c.changed_from -> f.name) END
+                         ORDER BY f.n) AS changes
+        FROM change c
+        CROSS JOIN LATERAL unnest(c.changed_fields) WITH ORDINALITY AS f (name, n)
+        CROSS JOIN LATERAL (SELECT jsonb_typeof(c.changed_from -> f.name)) AS b (kind)
+        CROSS JOIN LATERAL (SELECT jsonb_typeof(c.data_after -> f.name)) AS a (kind)
+        WHERE c.op = 'update'
+        GROUP BY c.id
+        UNION ALL
+        SELECT c.id, jsonb_agg(jsonb_build_object('name', f.key, 'after', f.value, 'kind', 'set') ORDER BY f.key COLLATE "C")
+        FROM change c
+        CROSS JOIN LATERAL jsonb_each(c.data_after) f
+        WHERE diff_documents.expand_insert_fields AND c.op IN ('insert', 'snapshot')
+        GROUP BY c.id
+    )
+    SELECT c.id,
+           CASE WHEN c.op IN ('delete', 'truncate') THEN d.document || jsonb_build_object('data_before', c.changed_from)
+                WHEN c.old_pk IS NOT NULL THEN d.document || jsonb_build_object('old_pk', c.old_pk)
+                ELSE d.document END
+    FROM change c
+    LEFT JOIN field f ON f.id = c.id
+    CROSS JOIN LATERAL (
+        SELECT jsonb_build_object(
+            'id', c.id, 'transaction_id', c.transaction_id, 'table_schema', c.table_schema, 'table_name', c.table_name, 'table_pk', c.table_pk,
+            'captured_at', c.captured_at, 'data_after', c.data_after, 'schema_version', 1,
+            'before_values', CASE WHEN c.changed_from IS NULL THEN 'none' ELSE 'sparse' END,
+            'op', upper(c.op), 'field_changes', coalesce(f.changes, '[]'))
+        OFFSET 0
+    ) AS d (document);
+END;
+
 CREATE FUNCTION threadline.diff_document(change threadline.audit_change_row, expand_insert_fields boolean, format text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
-DECLARE
-    v_fields jsonb := '[]';
-    v_document jsonb;
 BEGIN
-    v_document := jsonb_build_object(
-        'id', change.id,
-        'transaction_id', change.transaction_id,
-        'table_schema', change.table_schema,
-        'table_name', change.table_name,
-        'table_pk', change.table_pk,
-        'captured_at', change.captured_at,
-        'data_after', change.data_after);
     IF diff_document.format = 'export_compat' THEN
-        RETURN v_document || jsonb_build_object(
+        RETURN jsonb_build_object(
+            'id', change.id,
+            'transaction_id', change.transaction_id,
+            'table_schema', change.table_schema,
+            'table_name', change.table_name,
+            'table_pk', change.table_pk,
+            'captured_at', change.captured_at,
+            'data_after', change.data_after,
             'op', change.op,
             'changed_fields', coalesce(to_jsonb(change.changed_fields), '[]'),
             'changed_from', coalesce(change.changed_from, '{}'));
@@ -62,37 +102,7 @@ BEGIN
             MESSAGE = pg_catalog.format('change_diff has no format "%s"', diff_document.format),
             HINT = 'Use format => ''v1'' or format => ''export_compat''.';
     END IF;
-    IF change.op = 'update' THEN
-        SELECT coalesce(jsonb_agg(
-                   jsonb_build_object('name', f.name, 'after', change.data_after -> f.name)
-                   || CASE WHEN change.changed_from ? f.name
-                           THEN jsonb_build_object('before', change.changed_from -> f.name)
-                           ELSE '{"prior_state": "omitted"}' END
-                   || CASE WHEN b.kind = a.kind AND b.kind IN ('object', 'array')
-                           THEN jsonb_build_object('paths', threadline.json_differences(change.changed_from -> f.name, change.data_after -> f.name))
-                           ELSE '{}' END
-                   ORDER BY f.n), '[]')
-        INTO v_fields
-        FROM unnest(change.changed_fields) WITH ORDINALITY AS f (name, n)
-        CROSS JOIN LATERAL (SELECT jsonb_typeof(change.changed_from -> f.name)) AS b (kind)
-        CROSS JOIN LATERAL (SELECT jsonb_typeof(change.data_after -> f.name)) AS a (kind);
-    ELSIF expand_insert_fields AND change.op IN ('insert', 'snapshot') THEN
-        SELECT coalesce(jsonb_agg(jsonb_build_object('name', f.key, 'after', f.value, 'kind', 'set') ORDER BY f.key COLLATE "C"), '[]')
-        INTO v_fields
-        FROM jsonb_each(change.data_after) f;
-    END IF;
-    v_document := v_document || jsonb_build_object(
-        'schema_version', 1,
-        'before_values', CASE WHEN change.changed_from IS NULL THEN 'none' ELSE 'sparse' END,
-        'op', upper(change.op),
-        'field_changes', v_fields);
-    IF change.old_pk IS NOT NULL THEN
-        v_document := v_document || jsonb_build_object('old_pk', change.old_pk);
-    END IF;
-    IF change.op IN ('delete', 'truncate') THEN
-        v_document := v_document || jsonb_build_object('data_before', change.changed_from);
-    END IF;
-    RETURN v_document;
+    RETURN (SELECT d.document FROM threadline.diff_documents(ARRAY[change], diff_document.expand_insert_fields) d);
 END
 $$;
 

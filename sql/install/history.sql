@@ -81,7 +81,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.require_limit(max_rows integer) RETURNS void
+CREATE FUNCTION threadline.require_limit(max_rows bigint) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN

@@ -126,6 +126,22 @@ CREATE FUNCTION threadline.respell(value text, recipe text) RETURNS text
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'respell';
 COMMENT ON FUNCTION threadline.respell(text, text) IS 'Internal: a value''s text as its type spells it now, by what respelling() said.';
 
+CREATE FUNCTION threadline.in_transaction_block() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'in_transaction_block';
+COMMENT ON FUNCTION threadline.in_transaction_block() IS 'Internal: whether the transaction goes on after the statement that the client sent.';
+
+CREATE FUNCTION threadline.forget_plans() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'forget_plans';
+COMMENT ON FUNCTION threadline.forget_plans() IS 'Internal: makes every cached plan of the session look its names up anew, and again should this be rolled back.';
+
+CREATE FUNCTION threadline.drop_together(dependent regclass, owner regclass) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'drop_together';
+COMMENT ON FUNCTION threadline.drop_together(regclass, regclass) IS 'Internal: the first goes when the second is dropped. Both are temporary, of this session, and the caller''s own; 42501 otherwise.';
+
+CREATE FUNCTION threadline.view_is_volatile(target regclass) RETURNS boolean
+    LANGUAGE c STRICT STABLE AS 'MODULE_PATHNAME', 'view_is_volatile';
+COMMENT ON FUNCTION threadline.view_is_volatile(regclass) IS 'Internal: whether the query of a view calls a VOLATILE function; NULL for what is no view.';
+
 CREATE FUNCTION threadline.row_key(r anyelement, OUT row_key bigint, OUT key text)
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'row_key';
 COMMENT ON FUNCTION threadline.row_key(anyelement) IS 'The key of a row of a captured table as the log stores it, and the number its index is ordered by.';

@@ -395,23 +395,36 @@ AS $$
             'capture_row', 'capture_truncate']),
         ('reader', 'view', ARRAY[
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
-            'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_arrival',
+            'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_place_newest', 'readable_place_oldest', 'readable_arrival',
             'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
             'readable_activity', 'readable_cost']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
-            'op_name', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object', 'field_names',
+            'op_name', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object',
             'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
             'is_full_row', 'was_full_row', 'key_was_other', 'identity_changed', 'shape_differs', 'digested_shape', 'keeps_keys', 'counted_change', 'row_count', 'counts_fail',
             'counted_state', 'counted_row_state', 'row_departures', 'counted_comparison_statement',
             'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'typed_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
-            'is_seen', 'first_change_after', 'has_plain_key', 'rewind_start', 'rewind_statement', 'keyed_as_of', 'one_key', 'some_keys',
+            'key_of_actor', 'said_statements', 'changed_statements', 'choosing_statement', 'next_transactions', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',
+            'names_now', 'renamed_image', 'differing_fields', 'window_changes', 'refuse_diff', 'counted_diff', 'keyed_diff', 'audit_diff', 'csv_record', 'audit_export',
+            'is_seen', 'first_change_after', 'has_plain_key', 'rewind_start', 'rewind_statement', 'keyed_as_of', 'doubled_state', 'one_key', 'some_keys',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of', 'audit_as_seen_by',
+            'in_transaction_block', 'forget_plans', 'drop_together', 'view_is_volatile', 'time_travelling_at', 'require_temporary', 'temporary_comes_first', 'require_temporary_first',
+            'has_children', 'travel_candidates', 'travel_hidden', 'refuse_uncaptured', 'refuse_past_change', 'some_names', 'tell_travel', 'shadow_tables', 'end_travel', 'time_travel', 'time_return',
+            'bisect_named', 'bisect_begin', 'bisect_view', 'bisect_check_view', 'bisect_tables', 'bisect_refuse_qualified', 'bisect_present', 'bisect_reasons', 'bisect_key_changed',
+            'bisect_window', 'bisect_change_statement', 'bisect_load', 'bisect_steps', 'bisect_apply', 'bisect_compact', 'bisect_evaluate', 'bisect_place', 'bisect_forward', 'bisect_binary',
+            'bisect_result', 'incident_bisect',
             'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
-            'json_differences', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
-            'neighbour_document', 'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'incident_bundle',
+            'json_differences', 'diff_documents', 'diff_document', 'change_diff', 'brief_value', 'change_summary',
+            'previous_row_change', 'previous_change', 'next_row_change', 'next_change', 'transaction_bundles', 'incident_bundle', 'incident_bundle_for',
+            'revert_changes', 'revert_shape', 'revert_keys', 'revert_history', 'revert_columns', 'state_of', 'revert_states', 'revert_moves', 'column_names',
+            'state_values', 'revert_foreign_keys', 'revert_unique_keys', 'revert_handles', 'revert_edges', 'revert_order', 'equality',
+            'revert_target', 'literal_of', 'revert_statements', 'revert_live', 'revert_copies', 'revert_later', 'revert_unwritable', 'revert_author',
+            'revert_leaver', 'revert_holders', 'revert_bound', 'require_revertible', 'revert_tasks', 'revert_plan', 'revert_constraints',
+            'revert_execute', 'revert_effects', 'own_last_statement', 'revert_report', 'revert_rehearse', 'revert_apply', 'require_no_conflict',
+            'revert_set', 'audit_revert', 'audit_revert_set', 'restored_key', 'came_from', 'restore_tasks', 'restore_row', 'audit_restore',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'report_heading', 'report_value', 'replay_report',
             'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'holds_older_rows', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
@@ -481,7 +494,7 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.audit_grant(name, text) IS
-    'Gives a role one of three levels: reader (the views and read functions; of a table''s history only what it may SELECT), operator (also audit_purge, audit_maintain), admin (also audit_enable and audit_disable for tables it owns, audit_set_retention). A role has one level: granting another replaces it. For the extension''s owner. Errors: 42704 unknown role, 22023 unknown level, 42501 not the owner.';
+    'Gives a role one of three levels: reader (the views and read functions, of a table''s history only what it may SELECT; audit_revert and audit_restore, with its own rights on the tables), operator (also audit_purge, audit_maintain), admin (also audit_enable and audit_disable for tables it owns, audit_set_retention). A role has one level: granting another replaces it. For the extension''s owner. Errors: 42704 unknown role, 22023 unknown level, 42501 not the owner.';
 
 CREATE FUNCTION threadline.audit_revoke_role(role_name name) RETURNS void
 LANGUAGE plpgsql

@@ -176,6 +176,11 @@ CREATE INDEX change_log_default_captured_idx ON threadline.change_log_default US
 -- A publication FOR ALL TABLES would otherwise block purge and erase.
 ALTER TABLE threadline.change_log_default REPLICA IDENTITY FULL;
 
+-- One for all actors of the same type and id.
+CREATE FUNCTION threadline.key_of_actor(actor jsonb) RETURNS integer
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'key_of_actor';
+COMMENT ON FUNCTION threadline.key_of_actor(jsonb) IS 'Internal: the number under which an index of transactions has an actor with a type and an id, whatever else it says; 0 for others.';
+
 -- One row per transaction that changed a captured table or recorded an action, written in its pre-commit.
 -- Partitioned by id: a UUIDv7 starts with the time, so ranges of ids are months, and a look-up by id reads one leaf.
 CREATE TABLE threadline.transaction_log (
@@ -209,6 +214,15 @@ CREATE TABLE threadline.transaction_log (
 CREATE TABLE threadline.transaction_log_default PARTITION OF threadline.transaction_log DEFAULT;
 CREATE UNIQUE INDEX transaction_log_default_id_idx ON threadline.transaction_log_default (id);
 CREATE INDEX transaction_log_default_time_idx ON threadline.transaction_log_default (committed_at, commit_no);
+CREATE INDEX transaction_log_default_commit_idx ON threadline.transaction_log_default (commit_no);
+-- For what an application said, newest first (timeline.sql): a transaction costs an entry for each that it did say. By the
+-- hash, since an id may be longer than an entry can be, and numbers compare fast; not in a hash index, since of one
+-- actor there may be millions, of which the newest are asked for. src/pg/index_insert.rs knows functions of a column
+-- and this predicate, no others.
+CREATE INDEX transaction_log_default_actor_idx ON threadline.transaction_log_default (threadline.key_of_actor(actor_ref), commit_no) WHERE actor_ref IS NOT NULL;
+CREATE INDEX transaction_log_default_correlation_idx ON threadline.transaction_log_default (pg_catalog.hashtext(correlation_id), commit_no) WHERE correlation_id IS NOT NULL;
+CREATE INDEX transaction_log_default_request_idx ON threadline.transaction_log_default (pg_catalog.hashtext(request_id), commit_no) WHERE request_id IS NOT NULL;
+CREATE INDEX transaction_log_default_job_idx ON threadline.transaction_log_default (pg_catalog.hashtext(job_id), commit_no) WHERE job_id IS NOT NULL;
 ALTER TABLE threadline.transaction_log_default REPLICA IDENTITY FULL;
 
 CREATE TABLE threadline.action_log (
@@ -228,6 +242,9 @@ CREATE TABLE threadline.action_log (
 );
 CREATE INDEX action_log_transaction_idx ON threadline.action_log (transaction_id);
 CREATE INDEX action_log_inserted_idx ON threadline.action_log (inserted_at);
+CREATE INDEX action_log_correlation_idx ON threadline.action_log (pg_catalog.hashtext(correlation_id)) WHERE correlation_id IS NOT NULL;
+CREATE INDEX action_log_request_idx ON threadline.action_log (pg_catalog.hashtext(request_id)) WHERE request_id IS NOT NULL;
+CREATE INDEX action_log_job_idx ON threadline.action_log (pg_catalog.hashtext(job_id)) WHERE job_id IS NOT NULL;
 ALTER TABLE threadline.action_log REPLICA IDENTITY FULL;
 
 -- table_id 0 is the global policy.

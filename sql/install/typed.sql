@@ -128,13 +128,15 @@ BEGIN
 END
 $$;
 
--- A statement for the typed rows of s, which has schema_version, image and exact.
-CREATE FUNCTION threadline.typed_statement(p_table_id integer, p_relation regclass, p_source text) RETURNS text
+-- A statement for the typed rows of s, which has schema_version, image and exact; p_first: what comes before their columns, n.image
+-- being the image in names of now.
+CREATE FUNCTION threadline.typed_statement(p_table_id integer, p_relation regclass, p_source text, p_first text DEFAULT '') RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN (
-        SELECT format('SELECT %s FROM %s CROSS JOIN LATERAL (SELECT %s AS image, %s AS exact %s) n CROSS JOIN LATERAL %s r',
+        SELECT format('SELECT %s%s FROM %s CROSS JOIN LATERAL (SELECT %s AS image, %s AS exact %s) n CROSS JOIN LATERAL %s r',
+                      typed_statement.p_first,
                       threadline.typed_columns(typed_statement.p_relation, 'n.exact'),
                       typed_statement.p_source,
                       coalesce('CASE s.schema_version ' || v.images || ' ELSE s.image END', 's.image'),

@@ -13,6 +13,9 @@ BEGIN
     SELECT t.table_id INTO table_of_type.table_id
     FROM threadline.readable_table t WHERE t.relation = table_of_type.relation;
     IF table_of_type.table_id IS NULL THEN
+        IF (SELECT c.relnamespace = pg_my_temp_schema() FROM pg_class c WHERE c.oid = table_of_type.relation) THEN
+            PERFORM threadline.table_lookup(table_of_type.relation);
+        END IF;
         IF has_table_privilege(table_of_type.relation, 'SELECT') AND NOT row_security_active(table_of_type.relation) THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'undefined_object',
@@ -45,6 +48,33 @@ BEGIN
     ELSE
         RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
         USING v_table.table_id, v_base.first_change_id, v_horizon;
+    END IF;
+END
+$$;
+
+-- Rows that a transaction still saw beside its own of the same key: another one had deleted them, or moved them away, after its
+-- snapshot, which made room for them.
+CREATE FUNCTION threadline.doubled_state(p_table_id integer, p_from bigint, p_horizon bigint, p_viewer threadline.viewer)
+RETURNS TABLE (table_pk jsonb, schema_version integer, image jsonb, exact jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_own jsonb[];
+BEGIN
+    IF NOT (p_viewer).sees_own OR threadline.was_full_row(p_table_id, p_from) THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(f.table_pk) INTO v_own
+    FROM (SELECT DISTINCT ON (c.row_key, c.key) c.op, c.old_key, c.table_pk
+          FROM threadline.readable_change c
+          WHERE c.table_id = p_table_id AND c.id >= p_from AND c.id < p_horizon AND c.transaction_id = (p_viewer).transaction_id
+          ORDER BY c.row_key, c.key, c.statement_no, c.op, c.id) f
+    WHERE f.op = 4 OR f.op = 5 AND f.old_key IS NOT NULL;
+    IF v_own IS NOT NULL THEN
+        p_viewer.sees_own := false;
+        RETURN QUERY
+        SELECT s.* FROM threadline.table_state(p_table_id, p_from, p_horizon, p_viewer) s WHERE s.table_pk = ANY (v_own);
     END IF;
 END
 $$;
@@ -84,12 +114,13 @@ BEGIN
     END IF;
     v_viewer := ROW(audit_as_seen_by.transaction_id, v_seer.snapshot, v_seer.origin, coalesce(audit_as_seen_by.include_own, false));
     v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, v_seer.committed_at, v_seer.commit_no, v_viewer);
-    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3, $4) s')
+    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation,
+        '(SELECT * FROM threadline.table_state($1, $2, $3, $4) UNION ALL SELECT * FROM threadline.doubled_state($1, $2, $3, $4)) s')
     USING v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer;
 END
 $$;
 COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
-    'The whole table as a transaction''s snapshot showed it, without (include_own: with) the transaction''s own changes, typed as audit_as_of(row_type, at): SELECT * FROM audit_as_seen_by(NULL::orders, ''<transaction id>''). By the recorded snapshot, not by any clock. Exact for REPEATABLE READ and SERIALIZABLE; in READ COMMITTED, where every statement has a snapshot of its own, it is that of the last statement that changed a captured table, and a NOTICE says so. Errors: P0002 unknown transaction, 55000 it has not ended, changed nothing, or the record does not reach back; the others as audit_as_of.';
+    'The whole table as a transaction''s snapshot showed it, without (include_own: with) the transaction''s own changes, typed as audit_as_of(row_type, at): SELECT * FROM audit_as_seen_by(NULL::orders, ''<transaction id>''). By the recorded snapshot, not by any clock. Exact for REPEATABLE READ and SERIALIZABLE; a key may then be there twice, where the transaction inserted a row that another had deleted since its snapshot. In READ COMMITTED, where every statement has a snapshot of its own, it is that of the last statement that changed a captured table, and a NOTICE says so. Errors: P0002 unknown transaction, 55000 it has not ended, changed nothing, or the record does not reach back; the others as audit_as_of.';
 
 -- The rows of audit_as_of(row_type, at) that have one of these keys, and perhaps others: the planner puts it in its place where
 -- a query asks for keys (src/history/keyed.rs) and keeps the query's own condition. key_columns: their names when it

@@ -88,11 +88,6 @@ RETURN CASE
     ELSE threadline.composite_key_object(key_object.key_columns, key_object.key)
 END;
 
-CREATE FUNCTION threadline.field_names(image jsonb) RETURNS text[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (SELECT pg_catalog.array_agg(k.name ORDER BY k.name COLLATE "C")
-        FROM pg_catalog.jsonb_object_keys(field_names.image) AS k (name));
-
 -- A dump spells a dropped table's relation as a bare number, which may be some other table's where it is
 -- restored: a row written elsewhere counts as this cluster's only while its recorded name agrees.
 CREATE VIEW threadline.readable_table WITH (security_barrier) AS
@@ -173,7 +168,8 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
             WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.old_key)
             ELSE threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
        threadline.op_name(c.op) AS op_name,
-       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL THEN threadline.field_names(c.old_image) END AS changed_fields,
+       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL
+            THEN (SELECT pg_catalog.array_agg(k.name ORDER BY k.name COLLATE "C") FROM pg_catalog.jsonb_object_keys(c.old_image) AS k (name)) END AS changed_fields,
        c.old_exact,
        CASE WHEN c.op <> 6 THEN c.new_exact ELSE d.state[2] END AS new_exact
 FROM threadline.stored_change c
@@ -221,6 +217,19 @@ SELECT * FROM threadline.recorded_change ORDER BY id DESC;
 
 CREATE VIEW threadline.readable_change_oldest WITH (security_barrier) AS
 SELECT * FROM threadline.recorded_change ORDER BY id;
+
+-- Only where a row's changes stand, likewise, for looking up many: which tables are readable is asked once for all.
+CREATE VIEW threadline.readable_place_newest WITH (security_barrier) AS
+SELECT c.id, c.transaction_id, c.table_id, c.row_key, c.key, c.op, c.statement_no
+FROM threadline.stored_change c
+WHERE c.table_id = ANY (ARRAY(SELECT t.table_id FROM threadline.readable_table t))
+ORDER BY c.id DESC;
+
+CREATE VIEW threadline.readable_place_oldest WITH (security_barrier) AS
+SELECT c.id, c.transaction_id, c.table_id, c.row_key, c.key, c.op, c.statement_no
+FROM threadline.stored_change c
+WHERE c.table_id = ANY (ARRAY(SELECT t.table_id FROM threadline.readable_table t))
+ORDER BY c.id;
 
 -- Helper rows "the row that bears key came from old_key"; holder is the negative table_id they are indexed under.
 CREATE VIEW threadline.readable_arrival WITH (security_barrier) AS

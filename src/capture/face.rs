@@ -134,6 +134,8 @@ pub fn pending_changes(call: &mut Call) -> pg_sys::Datum {
 
 /// `threadline.pending_transaction()`: the current transaction's row of transaction_log, as far as it is known.
 pub fn pending_transaction(call: &mut Call) -> pg_sys::Datum {
+    // Its changes have ids once they were looked at.
+    buffer::visit_pending(|_, _, _| {}).or_raise();
     let row = buffer::summary().map(|summary| {
         transaction::with_fields(&summary, None, false, |fields| fields.iter().map(|field| owned(*field)).collect())
     });

@@ -18,6 +18,7 @@ static JOB_ID: TextSetting = GucSetting::<Option<CString>>::new(None);
 static SOURCE: TextSetting = GucSetting::<Option<CString>>::new(None);
 static CONTEXT: TextSetting = GucSetting::<Option<CString>>::new(None);
 static INCOMPLETE: GucSetting<Incomplete> = GucSetting::<Incomplete>::new(Incomplete::Warn);
+static UNCAPTURED: GucSetting<Uncaptured> = GucSetting::<Uncaptured>::new(Uncaptured::Pass);
 
 static CAPTURE_QUERY: GucSetting<CaptureQuery> = GucSetting::<CaptureQuery>::new(CaptureQuery::Id);
 
@@ -44,6 +45,15 @@ pub enum Incomplete {
     Warn,
     #[name = c"error"]
     Error,
+}
+
+/// What becomes of a table without a readable past where the others are read as of a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Uncaptured {
+    #[name = c"pass"]
+    Pass,
+    #[name = c"refuse"]
+    Refuse,
 }
 
 pub fn define() {
@@ -88,6 +98,14 @@ pub fn define() {
         c"What a typed answer that touches a gap in the record does: warn or error.",
         c"Answers that can say so themselves have a column \"complete\" instead.",
         &INCOMPLETE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"threadline.uncaptured",
+        c"What time_travel() and incident_bisect() do with tables that have no readable past: pass reads them as they are now, refuse fails.",
+        c"time_travel() goes by it when it is called; the tables it leaves in the present are named in its NOTICE.",
+        &UNCAPTURED,
         GucContext::Userset,
         GucFlags::default(),
     );

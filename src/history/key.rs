@@ -49,7 +49,10 @@ pub fn present_shape(call: &mut Call) -> pg_sys::Datum {
 
 /// The plan of a table that has a history, captured now or once.
 pub fn plan_of_history(target: pg_sys::Oid) -> Result<Rc<Plan>, Error> {
-    cache::plan(target)?.ok_or_else(|| Error::NoHistory { table: relation::qualified_name(target) })
+    cache::plan(target)?.ok_or_else(|| {
+        let table = relation::qualified_name(target);
+        if relation::is_own_temporary(target) { Error::Temporary { table } } else { Error::NoHistory { table } }
+    })
 }
 
 fn look_up(target: pg_sys::Oid, given: Option<&[u8]>) -> Result<(i32, i64, Vec<u8>), Error> {

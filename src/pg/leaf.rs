@@ -108,7 +108,7 @@ impl Leaf {
         });
         let indexes = indexes.map_err(|Unexpected| Error::StorageChanged {
             relation: super::relation::qualified_name(table.oid()),
-            detail: "An index of it is partial or on an expression.".into(),
+            detail: "An index of it is on another expression than a function of a column, or partial otherwise than by a column IS NOT NULL.".into(),
         })?;
         Ok((Leaf { oid: table.oid(), rows, indexes, watch, _memory: memory }, table))
     }

@@ -192,14 +192,14 @@ impl FunctionInFrom<'_> {
 impl Expression {
     /// A constant.
     pub fn text(text: &str) -> Expression {
-        let (datum, collation) = (text_datum(text.as_bytes()), pg_sys::Oid::from(pg_sys::DEFAULT_COLLATION_OID));
+        let (datum, collation) = (text_datum(text.as_bytes()), pg_sys::DEFAULT_COLLATION_OID);
         // SAFETY: a text's length, alignment and passing are as given.
         Expression(unsafe { pg_sys::makeConst(pg_sys::TEXTOID, -1, collation, -1, datum, false, false) }.cast())
     }
 
     /// A call of a function, of a copy of each argument.
     pub fn call(function: pg_sys::Oid, result_type: pg_sys::Oid, arguments: &[Expression]) -> Expression {
-        let collation = pg_sys::Oid::from(pg_sys::DEFAULT_COLLATION_OID);
+        let collation = pg_sys::DEFAULT_COLLATION_OID;
         // SAFETY: nodes are copied in the planner's memory; the caller's function takes these arguments.
         unsafe {
             let arguments = arguments.iter().fold(core::ptr::null_mut(), |list, argument| {

@@ -299,6 +299,20 @@ pub fn exists(relid: pg_sys::Oid) -> bool {
     unsafe { pg_sys::get_rel_relkind(relid) != 0 }
 }
 
+/// Whether the relation is a temporary one of this session.
+pub fn is_own_temporary(relid: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-up; reads the session state.
+    unsafe { pg_sys::isTempNamespace(pg_sys::get_rel_namespace(relid)) }
+}
+
+/// From now on the server drops `dependent` whenever it drops `with`.
+pub fn drop_together(dependent: pg_sys::Oid, with: pg_sys::Oid) {
+    let address =
+        |relid| pg_sys::ObjectAddress { classId: pg_sys::RelationRelationId, objectId: relid, objectSubId: 0 };
+    // SAFETY: both addresses live as long as the call, which writes a row of pg_depend.
+    unsafe { pg_sys::recordDependencyOn(&address(dependent), &address(with), pg_sys::DependencyType::DEPENDENCY_AUTO) }
+}
+
 /// Locks the relation unless that would take waiting; says whether it did.
 pub fn lock_if_free(relid: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> bool {
     // SAFETY: takes any OID; the lock stays until the transaction ends.

@@ -78,3 +78,13 @@ pub fn concatenate(first: pg_sys::Datum, second: pg_sys::Datum) -> pg_sys::Datum
     unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_concat, &[Some(first), Some(second)]) }
         .expect("jsonb_concat returned NULL")
 }
+
+/// A field of a jsonb object as text; None when it has none, when it is null, and of anything but an object.
+pub fn field_text(object: pg_sys::Datum, name: &[u8]) -> Option<Vec<u8>> {
+    let name = super::datum::text_datum(name);
+    // SAFETY: jsonb_object_field_text takes a jsonb and a text, and returns a text, which is a varlena, or NULL.
+    unsafe {
+        let text = pgrx::direct_function_call_as_datum(pg_sys::jsonb_object_field_text, &[Some(object), Some(name)])?;
+        Some(super::datum::Value::new(text).payload().to_vec())
+    }
+}

@@ -85,6 +85,9 @@ unsafe extern "C-unwind" fn transaction_callback(event: pg_sys::XactEvent::Type,
         // Parallel workers change nothing.
         _ => return,
     };
+    if let TransactionEvent::Ended { aborted } = event {
+        super::plans::transaction_ended(aborted);
+    }
     if let Some((handler, ..)) = HANDLERS.get() {
         handler(event);
     }
@@ -103,6 +106,9 @@ unsafe extern "C-unwind" fn subtransaction_callback(
         pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => SubTransactionEvent::Aborted { id },
         _ => return,
     };
+    if let SubTransactionEvent::Aborted { .. } = event {
+        super::plans::rolled_back();
+    }
     if let Some((_, handler, ..)) = HANDLERS.get() {
         handler(event);
     }
@@ -149,6 +155,12 @@ unsafe extern "C-unwind" fn catalog_callback(_arg: pg_sys::Datum, _cache: core::
     if let Some((_, _, handler, ..)) = HANDLERS.get() {
         handler(None);
     }
+}
+
+/// Whether the transaction goes on after the statement that the client sent.
+pub fn in_block() -> bool {
+    // SAFETY: reads the transaction state.
+    unsafe { pg_sys::IsTransactionBlock() }
 }
 
 pub fn current_subtransaction() -> u32 {

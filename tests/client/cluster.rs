@@ -92,22 +92,7 @@ impl Cluster {
 
     /// Made by the programs in a folder, and not started.
     pub fn make(programs: &str, stem: &str, settings: &[&str]) -> Self {
-        let folder = std::env::temp_dir().join(unique(stem));
-        fs::create_dir_all(&folder).expect("the temporary folder is writable");
-        if is_root() {
-            let done = Command::new("chown").arg(server_user()).arg(&folder).status().expect("chown runs");
-            assert!(done.success(), "cannot give {} to {}", folder.display(), server_user());
-        }
-        let socket_dir = folder.display().to_string();
-        // kill -9 leaves what the kernel was given, so fsync may stay off even for the crash tests.
-        // The port too: PGPORT of the environment would win over the default.
-        let mut options =
-            format!("-c listen_addresses= -c port=5432 -c fsync=off -c unix_socket_directories={socket_dir}");
-        for setting in settings {
-            options.push_str(&format!(" -c {setting}"));
-        }
-        let at = Address { socket_dir, port: 5432, user: "postgres".into() };
-        let cluster = Cluster { programs: programs.into(), at, folder, options };
+        let cluster = Self::without_data(programs, stem, settings);
         // Checksums are PostgreSQL 18's default, and pg_upgrade wants both clusters to have them or neither.
         let made = program_of(programs, "initdb")
             .args([
@@ -127,6 +112,38 @@ impl Cluster {
             .expect("initdb runs");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         cluster
+    }
+
+    /// A hot standby that follows a running server.
+    pub fn standby_of(primary: &Cluster, stem: &str) -> Self {
+        let standby = Self::without_data(&primary.programs, stem, &[]);
+        let copied = program_of(&primary.programs, "pg_basebackup")
+            .args(["-h", &primary.at.socket_dir, "-p", &primary.at.port.to_string(), "-U", &primary.at.user])
+            .args(["-D", &standby.data(), "-c", "fast", "--write-recovery-conf", "--no-sync"])
+            .output()
+            .expect("pg_basebackup runs");
+        assert!(copied.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&copied.stderr));
+        standby.up();
+        standby
+    }
+
+    fn without_data(programs: &str, stem: &str, settings: &[&str]) -> Self {
+        let folder = std::env::temp_dir().join(unique(stem));
+        fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        if is_root() {
+            let done = Command::new("chown").arg(server_user()).arg(&folder).status().expect("chown runs");
+            assert!(done.success(), "cannot give {} to {}", folder.display(), server_user());
+        }
+        let socket_dir = folder.display().to_string();
+        // kill -9 leaves what the kernel was given, so fsync may stay off even for the crash tests.
+        // The port too: PGPORT of the environment would win over the default.
+        let mut options =
+            format!("-c listen_addresses= -c port=5432 -c fsync=off -c unix_socket_directories={socket_dir}");
+        for setting in settings {
+            options.push_str(&format!(" -c {setting}"));
+        }
+        let at = Address { socket_dir, port: 5432, user: "postgres".into() };
+        Cluster { programs: programs.into(), at, folder, options }
     }
 
     /// Takes over everything of a cluster of the same or an older version. Neither may run.

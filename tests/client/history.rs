@@ -193,6 +193,16 @@ fn changes_of_a_transaction_oldest_first() {
 }
 
 #[test]
+fn a_transaction_sees_its_own_changes_at_once() {
+    let Story { db: _db, mut s, .. } = story("his_own");
+    s.run("BEGIN; INSERT INTO orders VALUES (10, 'a', 1)");
+    let own = "SELECT op FROM threadline.audit_changes_for_transaction(threadline.current_audit_transaction_id())";
+    assert_eq!(s.column(own), ["insert"]);
+    s.run("UPDATE orders SET state = 'b' WHERE id = 10");
+    assert_eq!(s.column(own), ["insert", "update"]);
+}
+
+#[test]
 fn actor_history_filters() {
     let Story { db: _db, mut s, moments, .. } = story("his_actor");
     let of = |s: &mut Session, args: &str| s.number(&format!("SELECT count(*) FROM threadline.actor_history({args})"));
@@ -255,6 +265,56 @@ fn change_diff_has_the_documented_shape() {
 }
 
 #[test]
+fn change_diff_follows_json_to_what_changed_in_it() {
+    let db = Database::new("his_paths");
+    let mut s = db.session();
+    s.run(
+        "CREATE TABLE d (id int PRIMARY KEY, doc jsonb, tags text[], kind jsonb); SELECT threadline.audit_enable('d')",
+    );
+    let list = |change: &str| {
+        format!(
+            "jsonb_build_object('a', jsonb_build_object('b', 1.0, 'same', true, 'gone', null), 'list', (SELECT jsonb_agg({change} ORDER BY g) FROM generate_series(0, 11) g))"
+        )
+    };
+    s.run(&format!("INSERT INTO d VALUES (1, {}, '{{x,y}}', '{{}}')", list("g")));
+    s.run(&format!(
+        "UPDATE d SET doc = ({} #- '{{a,gone}}') || '{{\"new\": [1]}}' || '{{\"a\": {{\"b\": 1.00, \"same\": true}}}}', tags = '{{x,z,w}}', kind = '[]'",
+        list("CASE WHEN g IN (2, 10) THEN -g ELSE g END")
+    ));
+    let paths = s.column(
+        "SELECT concat_ws(' ', f ->> 'name', p ->> 'path', p ->> 'kind', p -> 'before', p -> 'after')
+         FROM threadline.audit_changes c, jsonb_array_elements(threadline.change_diff(c.id) -> 'field_changes') f
+         LEFT JOIN LATERAL jsonb_array_elements(f -> 'paths') p ON true WHERE c.op = 'update'",
+    );
+    assert_eq!(
+        paths,
+        [
+            r#"doc ["a", "b"] changed 1.0 1.00"#,
+            r#"doc ["a", "gone"] removed null"#,
+            r#"doc ["list", "2"] changed 2 -2"#,
+            r#"doc ["list", "10"] changed 10 -10"#,
+            r#"doc ["new"] added [1]"#,
+            "kind",
+            r#"tags ["1"] changed "y" "z""#,
+            r#"tags ["2"] added "w""#,
+        ]
+    );
+    let keys = |s: &mut Session, op: &str| {
+        s.one(&format!(
+            "SELECT string_agg(k, ',' ORDER BY k) FROM threadline.audit_changes c, jsonb_object_keys(threadline.change_diff(c.id, format => 'export_compat')) k WHERE c.op = '{op}'"
+        ))
+    };
+    let flat =
+        "captured_at,changed_fields,changed_from,data_after,id,op,table_name,table_pk,table_schema,transaction_id";
+    assert_eq!((keys(&mut s, "insert").as_str(), keys(&mut s, "update").as_str()), (flat, flat));
+    s.run("DELETE FROM d");
+    assert_eq!(
+        s.one("SELECT d - '{id,transaction_id,captured_at}'::text[] #- '{changed_from,doc}' FROM threadline.audit_changes c, threadline.change_diff(c.id, format => 'export_compat') d WHERE c.op = 'delete'"),
+        r#"{"op": "delete", "table_pk": {"id": "1"}, "data_after": null, "table_name": "d", "changed_from": {"id": 1, "kind": [], "tags": ["x", "z", "w"]}, "table_schema": "public", "changed_fields": []}"#
+    );
+}
+
+#[test]
 fn a_bundle_holds_the_transaction_and_is_the_same_every_time() {
     let Story { db, mut s, .. } = story("his_bundle");
     let id = s.one("SELECT transaction_id FROM threadline.audit_changes WHERE op = 'update'");
@@ -294,6 +354,10 @@ fn reading_needs_no_transaction_id() {
         format!("SELECT * FROM threadline.audit_as_of(NULL::orders, '{}')", moments[2]),
         format!("SELECT * FROM threadline.audit_changes_for_transaction('{id}')"),
         "SELECT * FROM threadline.actor_history('{\"type\": \"user\"}')".into(),
+        "SELECT * FROM threadline.audit_timeline('orders', '{\"type\": \"user\"}')".into(),
+        format!("SELECT * FROM threadline.audit_diff('orders', '{}', 'infinity')", moments[1]),
+        "SELECT threadline.audit_export('csv')".into(),
+        "SELECT threadline.incident_bundle_for(job_id => 'job-ann')".into(),
         "SELECT threadline.change_diff(id) FROM threadline.audit_changes".into(),
         format!("SELECT threadline.incident_bundle('{id}')"),
         "SELECT threadline.replay_check('orders'::regclass)".into(),

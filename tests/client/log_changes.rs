@@ -57,6 +57,40 @@ fn indexes_of_the_log_come_and_go() {
 }
 
 #[test]
+fn indexes_of_functions_and_of_rows_that_have_a_value_are_kept_up_and_others_are_refused() {
+    let (_db, mut w, mut dba) = writer("log_partial");
+    let leaf = leaf(&mut dba);
+    dba.run(&format!("CREATE INDEX by_hash ON {leaf} (hashtext(key), id) WHERE old_key IS NOT NULL; CREATE INDEX by_name ON {leaf} (table_id, lower(key))"));
+    w.run("INSERT INTO t SELECT g, 'row' FROM generate_series(1, 200) g; UPDATE t SET id = -id WHERE id > 150; UPDATE t SET v = 'other'");
+    w.run("UPDATE t SET id = -id WHERE id = 7");
+    dba.assert_log_indexes_are_sound();
+    dba.run("SET enable_seqscan = off");
+    let found = format!("SELECT count(*) FROM {leaf} WHERE old_key IS NOT NULL AND hashtext(key) = hashtext('-7')");
+    assert!(dba.column(&format!("EXPLAIN {found}")).join(" ").contains("by_hash"));
+    assert_eq!(dba.number(&found), 2, "the change and what stands where the row came from");
+    dba.run("DROP INDEX threadline.by_hash, threadline.by_name");
+    for index in [
+        "(id) WHERE op = 4",
+        "(id) WHERE key IS NULL",
+        "(id) WHERE key IS NOT NULL AND op = 4",
+        "(repeat(key, 2))",
+        "((id + 1))",
+        "(lower(upper(key)))",
+    ] {
+        dba.run(&format!("CREATE INDEX strange ON {leaf} {index}"));
+        let failure = w.failure("INSERT INTO t VALUES (1000, 'refused')");
+        assert_eq!(
+            (failure.code.as_str(), failure.detail.contains("An index of it")),
+            ("55000", true),
+            "{index}: {failure:?}"
+        );
+        dba.run("DROP INDEX threadline.strange");
+    }
+    w.run("INSERT INTO t VALUES (1000, 'taken')");
+    dba.assert_replay_holds("t");
+}
+
+#[test]
 fn partitions_of_the_log_come_and_go() {
     let (_db, mut w, mut dba) = writer("log_partitions");
     let leaf = leaf(&mut dba);

@@ -3,10 +3,10 @@
 use crate::support::{Address, Database, Session, unique};
 
 /// A login role, dropped with the test. Declare it before the database, so that the database goes first.
-struct Role(String);
+pub struct Role(pub String);
 
 impl Role {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let at = Address::from_env();
         let name = unique("role");
         at.connect("postgres", &at.user).run(&format!("CREATE ROLE {name} LOGIN"));
@@ -149,6 +149,8 @@ fn admin_functions_are_refused() {
         "SELECT * FROM threadline.audit_as_of(NULL::app.mine, now())",
         "SELECT threadline.replay_check('app.mine')",
         "SELECT threadline.incident_bundle(gen_random_uuid())",
+        "SELECT * FROM threadline.audit_revert(gen_random_uuid())",
+        "SELECT * FROM threadline.audit_restore('app.mine', 1, now())",
         "SELECT * FROM threadline.audit_status()",
         "SELECT * FROM threadline.audit_cost()",
     ] {

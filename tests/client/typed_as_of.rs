@@ -110,9 +110,14 @@ fn rewound_rows_hide_what_the_record_hides() {
         ", exclude => '{secret}', mask => '{ssn}'",
     );
     let at = now(&mut s);
-    s.run("UPDATE t SET ssn = 'z' WHERE id = 1; UPDATE t SET part = 'a' WHERE id = 3; UPDATE t SET id = 40 WHERE id = 4");
+    s.run(
+        "UPDATE t SET ssn = 'z' WHERE id = 1; UPDATE t SET part = 'a' WHERE id = 3; UPDATE t SET id = 40 WHERE id = 4",
+    );
     assert!(is_rewound(&mut s, &at));
-    assert_eq!(rows_then(&mut s, &at), ["(1,b,,,2)", "(2,a,,,4)", "(3,b,,,6)", "(4,a,,,8)", "(5,b,,,10)", "(6,a,,,12)"]);
+    assert_eq!(
+        rows_then(&mut s, &at),
+        ["(1,b,,,2)", "(2,a,,,4)", "(3,b,,,6)", "(4,a,,,8)", "(5,b,,,10)", "(6,a,,,12)"]
+    );
 }
 
 fn plan_of(s: &mut Session, query: &str) -> String {
@@ -127,7 +132,10 @@ fn a_query_for_keys_reads_only_their_changes() {
     s.run("UPDATE t SET s = 'later'; DELETE FROM t WHERE id = 2");
     let from = format!("SELECT r.id, r.s FROM threadline.audit_as_of(NULL::t, '{at}') r");
     let pairs = |s: &mut Session, sql: &str| {
-        s.rows(sql).into_iter().map(|row| row.into_iter().map(Option::unwrap).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        s.rows(sql)
+            .into_iter()
+            .map(|row| row.into_iter().map(Option::unwrap).collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
     };
     for (condition, expected) in [
         ("WHERE id = 2", vec!["2 changed"]),
@@ -148,7 +156,13 @@ fn a_query_for_keys_reads_only_their_changes() {
         assert!(plan.contains("keyed_as_of") && !plan.contains("threadline.audit_as_of("), "{condition}: {plan}");
         assert_eq!(pairs(&mut s, &query), expected, "{condition}");
     }
-    for condition in ["WHERE id > 1", "WHERE id = 1 OR s = 'old'", "WHERE id::text = '1'", "WHERE id = 1.0", "WHERE id = random()::int"] {
+    for condition in [
+        "WHERE id > 1",
+        "WHERE id = 1 OR s = 'old'",
+        "WHERE id::text = '1'",
+        "WHERE id = 1.0",
+        "WHERE id = random()::int",
+    ] {
         let plan = plan_of(&mut s, &format!("{from} {condition}"));
         assert!(plan.contains("audit_as_of") && !plan.contains("keyed_as_of"), "{condition}: {plan}");
     }
@@ -161,7 +175,9 @@ fn a_query_for_keys_reads_only_their_changes() {
     assert!(plan_of(&mut s, "EXECUTE one(2)").contains("keyed_as_of"));
     assert_eq!(pairs(&mut s, "EXECUTE one(2)"), ["2 changed"]);
     assert_eq!(pairs(&mut s, "EXECUTE one(NULL)"), Vec::<String>::new());
-    let outer = format!("SELECT v.n, (SELECT r.s FROM threadline.audit_as_of(NULL::t, '{at}') r WHERE r.id = v.n) FROM (VALUES (2), (3)) v (n)");
+    let outer = format!(
+        "SELECT v.n, (SELECT r.s FROM threadline.audit_as_of(NULL::t, '{at}') r WHERE r.id = v.n) FROM (VALUES (2), (3)) v (n)"
+    );
     assert!(plan_of(&mut s, &outer).contains("keyed_as_of"));
     assert_eq!(pairs(&mut s, &outer), ["2 changed", "3 old"]);
     let none = s.failure("SELECT * FROM threadline.audit_as_of(NULL::t, '2001-01-01') WHERE id = 1");
@@ -193,7 +209,9 @@ fn keys_of_other_kinds_are_found_too() {
         ("x", "x = 1.5", "1"),
         ("x", "x IN (1.500, 1.5, 'NaN')", "1,2"),
     ] {
-        let query = format!("SELECT string_agg(v::text, ',' ORDER BY v) FROM threadline.audit_as_of(NULL::{row_type}, 'infinity') WHERE {condition}");
+        let query = format!(
+            "SELECT string_agg(v::text, ',' ORDER BY v) FROM threadline.audit_as_of(NULL::{row_type}, 'infinity') WHERE {condition}"
+        );
         assert!(plan_of(&mut s, &query).contains("keyed_as_of"), "{query}");
         assert_eq!(s.one(&query).replace("NULL", ""), expected, "{query}");
     }
@@ -204,13 +222,17 @@ fn keys_of_other_kinds_are_found_too() {
 
 #[test]
 fn a_plan_outlives_a_change_of_the_key() {
-    let (_db, mut s) = long_captured("tao_rekeyed", "CREATE TABLE t (id int PRIMARY KEY, other int NOT NULL UNIQUE, s text)", "");
+    let (_db, mut s) =
+        long_captured("tao_rekeyed", "CREATE TABLE t (id int PRIMARY KEY, other int NOT NULL UNIQUE, s text)", "");
     s.run("INSERT INTO t VALUES (1, 10, 'a'), (2, 20, 'b')");
     s.run("SET plan_cache_mode = force_generic_plan; PREPARE one(int) AS SELECT s FROM threadline.audit_as_of(NULL::t, 'infinity') WHERE id = $1");
     assert_eq!(s.column("EXECUTE one(2)"), ["b"]);
     s.run("ALTER TABLE t DROP CONSTRAINT t_pkey; SELECT threadline.audit_enable('t', key_columns => '{other}')");
     assert_eq!(s.column("EXECUTE one(2)"), ["b"]);
-    assert!(plan_of(&mut s, "SELECT s FROM threadline.audit_as_of(NULL::t, 'infinity') WHERE other = 10").contains("keyed_as_of"));
+    assert!(
+        plan_of(&mut s, "SELECT s FROM threadline.audit_as_of(NULL::t, 'infinity') WHERE other = 10")
+            .contains("keyed_as_of")
+    );
     assert_eq!(s.column("SELECT s FROM threadline.audit_as_of(NULL::t, 'infinity') WHERE other = 10"), ["a"]);
 }
 
@@ -234,8 +256,12 @@ fn the_table_is_not_touched_for_one_key() {
     assert_eq!(s.column(query), ["y"]);
     let before = blocks_of(&mut s, query);
     s.run("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(5001, 20000) g");
-    let (keyed, whole) = (blocks_of(&mut s, query), blocks_of(&mut s, "SELECT filler FROM threadline.audit_as_of(NULL::t, 'infinity')"));
-    assert!(keyed < before + 50 && whole > before + 1000, "one key: {before} blocks, then {keyed}, the whole table: {whole}");
+    let (keyed, whole) =
+        (blocks_of(&mut s, query), blocks_of(&mut s, "SELECT filler FROM threadline.audit_as_of(NULL::t, 'infinity')"));
+    assert!(
+        keyed < before + 50 && whole > before + 1000,
+        "one key: {before} blocks, then {keyed}, the whole table: {whole}"
+    );
 }
 
 #[test]
@@ -252,7 +278,9 @@ fn a_transaction_is_shown_what_its_snapshot_showed() {
     b.run("BEGIN; INSERT INTO log VALUES (2)");
     a.run("UPDATE t SET s = 'later' WHERE id = 2");
     let of = |s: &mut Session, transaction: &str, own: &str| {
-        s.column(&format!("SELECT r.id || r.s FROM threadline.audit_as_seen_by(NULL::t, '{transaction}'{own}) r ORDER BY id"))
+        s.column(&format!(
+            "SELECT r.id || r.s FROM threadline.audit_as_seen_by(NULL::t, '{transaction}'{own}) r ORDER BY id"
+        ))
     };
     assert_eq!(of(&mut a, &repeatable, ""), ["1one", "2two"]);
     assert_eq!(of(&mut a, &repeatable, ", true"), ["1one", "2own", "3own"]);
@@ -268,8 +296,32 @@ fn a_transaction_is_shown_what_its_snapshot_showed() {
     b.run("COMMIT");
     assert_eq!(of(&mut a, &committed, ""), ["1unseen", "2later", "3own"]);
     assert!(a.notices.lock().unwrap().iter().any(|notice| notice.contains("READ COMMITTED")));
-    let unknown = a.refused("SELECT * FROM threadline.audit_as_seen_by(NULL::t, '00112233-4455-6677-8899-aabbccddeeff')", &["P0002"]);
+    let unknown = a.refused(
+        "SELECT * FROM threadline.audit_as_seen_by(NULL::t, '00112233-4455-6677-8899-aabbccddeeff')",
+        &["P0002"],
+    );
     assert!(unknown.message.contains("00112233"));
+}
+
+#[test]
+fn a_key_may_be_seen_twice() {
+    let db = Database::new("tao_twice");
+    let (mut a, mut b) = (db.session(), db.session());
+    a.run("CREATE TABLE t (id int PRIMARY KEY, s text); SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1, 'old'), (2, 'old'), (3, 'old')");
+    a.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t");
+    b.run("DELETE FROM t WHERE id = 1; UPDATE t SET id = 20 WHERE id = 2");
+    a.run("INSERT INTO t VALUES (1, 'own'); UPDATE t SET id = 2 WHERE id = 3; INSERT INTO t VALUES (3, 'again')");
+    let seen = a.column("SELECT t::text FROM t ORDER BY 1");
+    assert_eq!(seen, ["(1,old)", "(1,own)", "(2,old)", "(2,old)", "(3,again)"]);
+    let transaction = a.one("SELECT threadline.current_audit_transaction_id()");
+    a.run("COMMIT");
+    let of = |s: &mut Session, own: bool| {
+        s.column(&format!(
+            "SELECT r::text FROM threadline.audit_as_seen_by(NULL::t, '{transaction}', {own}) r ORDER BY 1"
+        ))
+    };
+    assert_eq!(of(&mut a, true), seen);
+    assert_eq!(of(&mut a, false), ["(1,old)", "(2,old)", "(3,old)"]);
 }
 
 #[test]
@@ -288,7 +340,9 @@ fn a_viewer_sees_marks_and_counts_as_it_did() {
     let after = b.one("SELECT threadline.current_audit_transaction_id()");
     b.run("COMMIT");
     let of = |s: &mut Session, what: &str, transaction: &str, own: bool| {
-        s.column(&format!("SELECT r::text FROM threadline.audit_as_seen_by(NULL::{what}, '{transaction}', {own}) r ORDER BY 1"))
+        s.column(&format!(
+            "SELECT r::text FROM threadline.audit_as_seen_by(NULL::{what}, '{transaction}', {own}) r ORDER BY 1"
+        ))
     };
     assert_eq!(of(&mut a, "bag", &before, false), ["(x)", "(x)", "(y)"]);
     assert_eq!(of(&mut a, "bag", &before, true), ["(x)", "(x)", "(x)", "(y)"]);

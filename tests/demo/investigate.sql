@@ -207,6 +207,20 @@ SELECT pg_temp.expect('the books agree a microsecond before, and are off by the 
     :'off_by' = format('{0,%s}', :truth_amount::bigint) AND :'others_agree');
 \t off
 
+\echo '   The alarm''s query again, word for word, with the session in the past.'
+\set ECHO queries
+BEGIN;
+SELECT in_the_past FROM time_travel(:'before_commit');
+SELECT (SELECT sum(abalance) FROM pgbench_accounts) AS accounts, (SELECT sum(tbalance) FROM pgbench_tellers) AS tellers,
+       (SELECT sum(bbalance) FROM pgbench_branches) AS branches, (SELECT sum(delta) FROM pgbench_history) AS history \gset past_
+SELECT :past_accounts AS accounts, :past_tellers AS tellers, :past_branches AS branches, :past_history AS history;
+COMMIT;
+\set ECHO none
+\t on
+SELECT pg_temp.expect('in the past the four sums agree, and the transaction''s end brings the session back',
+    :past_accounts = :past_tellers AND :past_tellers = :past_branches AND :past_branches = :past_history AND time_travelling_at() IS NULL);
+\t off
+
 \echo '9. CAN THE HISTORY BE TRUSTED? Replayed from the baseline, it must give the tables as they are.'
 \set ECHO queries
 SELECT t AS table_name, r->>'verdict' AS verdict, r->>'events_processed' AS events, r->>'transactions' AS transactions, r->>'complete' AS complete

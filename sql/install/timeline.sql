@@ -1,0 +1,300 @@
+-- What happened in all tables: by whom, for which request or job, newest or oldest first.
+-- Transactions are chosen first, in commit order by index, some at a time; then their changes are read by their ids.
+
+-- A chosen transaction, as far as a change is shown with it.
+CREATE TYPE threadline.chosen_transaction AS (
+    id             uuid,
+    commit_no      bigint,
+    committed_at   timestamptz,
+    change_count   bigint,
+    change_ids     int8multirange,
+    actor_ref      jsonb,
+    action_id      uuid,
+    correlation_id text,
+    request_id     text,
+    job_id         text
+);
+
+-- Statements that together give the transactions that an actor, correlation, request or job choose; NULL: whatever it is. What one
+-- of a transaction's actions says counts as said by the transaction. The first id given leads, by index, in commit order; of an
+-- actor, type and id do, since who contains him has them too.
+CREATE FUNCTION threadline.said_statements(actor jsonb, correlation_id text, request_id text, job_id text) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_columns constant text := 'x.id, x.commit_no, x.occurred_at, x.committed_at, x.change_count, x.change_ids, x.actor_ref, x.action_id, x.correlation_id, x.request_id, x.job_id';
+    v_given record;
+    v_own text;
+    v_by_action text;
+    v_too text := '';
+BEGIN
+    IF said_statements.actor IS NOT NULL THEN
+        v_too := format(' AND x.actor_ref @> %L::jsonb', said_statements.actor);
+        IF jsonb_typeof(said_statements.actor -> 'type') = 'string' AND jsonb_typeof(said_statements.actor -> 'id') = 'string' THEN
+            v_too := v_too || format(' AND threadline.key_of_actor(x.actor_ref) = %s', threadline.key_of_actor(said_statements.actor));
+        END IF;
+    END IF;
+    FOR v_given IN
+        SELECT i.name, i.value
+        FROM (VALUES (1, 'correlation_id', said_statements.correlation_id), (2, 'request_id', said_statements.request_id),
+                     (3, 'job_id', said_statements.job_id)) AS i (n, name, value)
+        WHERE i.value IS NOT NULL
+        ORDER BY i.n
+    LOOP
+        IF v_own IS NULL THEN
+            v_own := format('hashtext(x.%1$I) = %3$s AND x.%1$I = %2$L', v_given.name, v_given.value, hashtext(v_given.value));
+            v_by_action := format('(SELECT DISTINCT a.transaction_id FROM threadline.readable_action a WHERE hashtext(a.%1$I) = %3$s AND a.%1$I = %2$L) a
+                                   CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = a.transaction_id OFFSET 0) x
+                                   WHERE (x.%1$I = %2$L) IS NOT TRUE', v_given.name, v_given.value, hashtext(v_given.value));
+        ELSE
+            v_too := v_too || format(' AND (x.%1$I = %2$L OR EXISTS (SELECT FROM threadline.readable_action b WHERE b.transaction_id = x.id AND b.%1$I = %2$L))',
+                                     v_given.name, v_given.value);
+        END IF;
+    END LOOP;
+    RETURN array_remove(ARRAY[
+        format('SELECT %s FROM threadline.readable_transaction x WHERE %s%s', v_columns, coalesce(v_own, 'true'), v_too),
+        CASE WHEN v_own IS NOT NULL THEN format('SELECT %s FROM %s%s', v_columns, v_by_action, v_too) END], NULL);
+END
+$$;
+
+-- The same for the transactions that changed a table.
+CREATE FUNCTION threadline.changed_statements(p_table_id integer) RETURNS text[]
+LANGUAGE sql STABLE
+RETURN ARRAY[pg_catalog.format(
+    'SELECT x.* FROM (SELECT DISTINCT c.transaction_id FROM threadline.readable_change c WHERE c.table_id = %s) c
+     CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = c.transaction_id OFFSET 0) x', changed_statements.p_table_id)];
+
+-- A statement for the next transactions of such statements with a commit_no between two numbers, or for the caller's own: an array of as
+-- many as make about p_want changes, at least one; NULL when there are no more. Each of the statements is cut by itself, since only so the
+-- planner reads no more of it than that.
+CREATE FUNCTION threadline.choosing_statement(p_statements text[], p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
+RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN (
+    SELECT format('SELECT array_agg(ROW(t.id, t.commit_no, t.committed_at, t.change_count, t.change_ids, t.actor_ref, t.action_id,
+                                        t.correlation_id, t.request_id, t.job_id)::threadline.chosen_transaction ORDER BY t.n)
+                   FROM (SELECT x.*, row_number() OVER w AS n, sum(x.change_count) OVER w AS through
+                         FROM (%1$s) x
+                         WINDOW w AS (ORDER BY x.commit_no %2$s ROWS UNBOUNDED PRECEDING)) t
+                   WHERE t.n = 1 OR t.n <= %3$s AND t.through - t.change_count < %3$s AND t.through <= 20000',
+                  string_agg(format('(SELECT x.* FROM (%s) x WHERE %s AND x.occurred_at <= %L ORDER BY x.commit_no %s LIMIT %s)',
+                                    s.statement,
+                                    CASE WHEN p_is_own THEN 'x.commit_no IS NULL' ELSE format('x.commit_no > %s AND x.commit_no < %s', p_above, p_below) END,
+                                    p_until, d.direction, p_want), ' UNION ALL ' ORDER BY s.n),
+                  d.direction, p_want)
+    FROM unnest(p_statements) WITH ORDINALITY AS s (statement, n)
+    CROSS JOIN (SELECT CASE WHEN p_newest_first THEN 'DESC' ELSE 'ASC' END) AS d (direction)
+    GROUP BY d.direction);
+
+CREATE FUNCTION threadline.next_transactions(p_statements text[], p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
+RETURNS threadline.chosen_transaction[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_chosen threadline.chosen_transaction[];
+BEGIN
+    EXECUTE threadline.choosing_statement(p_statements, p_is_own, p_above, p_below, p_until, p_newest_first, p_want) INTO v_chosen;
+    RETURN v_chosen;
+END
+$$;
+
+-- Changes of transactions, helper rows of key changes too: by their single ids, or, where there are more, by the ranges of them.
+CREATE FUNCTION threadline.chosen_changes(p_chosen threadline.chosen_transaction[], p_table_id integer, p_op smallint, p_changed_field text, p_match jsonb, p_since timestamptz, p_until timestamptz)
+RETURNS SETOF threadline.readable_change
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+-- To plan it anew takes longer than a page does.
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_transactions constant uuid[] := ARRAY(SELECT x.id FROM unnest(p_chosen) x);
+    v_ranges constant int8range[] := ARRAY(SELECT r.ids FROM unnest(p_chosen) x CROSS JOIN LATERAL unnest(x.change_ids) AS r (ids));
+    v_ids bigint[];
+BEGIN
+    IF (SELECT coalesce(sum(upper(r.ids) - lower(r.ids)), 0) FROM unnest(v_ranges) AS r (ids)) <= 50000 THEN
+        v_ids := ARRAY(SELECT g FROM unnest(v_ranges) AS r (ids) CROSS JOIN LATERAL generate_series(lower(r.ids), upper(r.ids) - 1) AS g);
+        RETURN QUERY
+        SELECT c.*
+        FROM threadline.readable_change c
+        WHERE c.id = ANY (v_ids) AND c.transaction_id = ANY (v_transactions)
+          AND (p_table_id IS NULL OR c.table_id = p_table_id)
+          AND (p_op IS NULL OR c.op = p_op)
+          AND c.captured_at >= p_since AND c.captured_at <= p_until
+          AND (p_changed_field IS NULL OR p_changed_field = ANY (c.changed_fields))
+          AND (p_match IS NULL OR c.new_image @> p_match OR coalesce(c.new_image, '{}') || c.old_image @> p_match);
+    ELSE
+        RETURN QUERY
+        SELECT c.*
+        FROM unnest(v_ranges) AS r (ids)
+        CROSS JOIN LATERAL (
+            SELECT c.*
+            FROM threadline.readable_change c
+            WHERE c.id >= lower(r.ids) AND c.id < upper(r.ids) AND c.transaction_id = ANY (v_transactions)
+              AND (p_table_id IS NULL OR c.table_id = p_table_id)
+              AND (p_op IS NULL OR c.op = p_op)
+              AND c.captured_at >= p_since AND c.captured_at <= p_until
+              AND (p_changed_field IS NULL OR p_changed_field = ANY (c.changed_fields))
+              AND (p_match IS NULL OR c.new_image @> p_match OR coalesce(c.new_image, '{}') || c.old_image @> p_match)
+            OFFSET 0
+        ) c;
+    END IF;
+END
+$$;
+
+-- What precedes capture itself is the horizon, not a gap in what was captured.
+CREATE FUNCTION threadline.gaps_in_window(p_table_id integer, p_since timestamptz, p_until timestamptz)
+RETURNS SETOF threadline.readable_gap
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT g.*
+    FROM threadline.readable_table t
+    CROSS JOIN LATERAL threadline.gaps_between(t.table_id, greatest(gaps_in_window.p_since, t.enabled_at), gaps_in_window.p_until) g
+    WHERE t.table_id = gaps_in_window.p_table_id AND g.reason <> 'not_yet_enabled';
+END;
+
+-- The number below which no transaction has a change captured since then: transactions commit after they capture. Numbers are
+-- drawn before the time is stamped, and clocks step: the first few hundred by time decide.
+CREATE FUNCTION threadline.commits_since(p_since timestamptz) RETURNS bigint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_since = '-infinity' THEN
+        RETURN 0;
+    END IF;
+    RETURN coalesce((
+        SELECT min(n.commit_no) - 1
+        FROM (SELECT x.commit_no
+              FROM threadline.readable_transaction x
+              WHERE x.committed_at >= p_since
+              ORDER BY x.committed_at, x.commit_no
+              LIMIT 256) n), 9223372036854775806);
+END
+$$;
+
+-- The changes that pass all filters, in commit order and (statement_no, op, id) inside a transaction, either way round; the caller's
+-- open transaction comes after all others.
+CREATE FUNCTION threadline.timeline_rows(p_target regclass, p_actor jsonb, p_correlation_id text, p_request_id text, p_job_id text,
+                                         p_op text, p_changed_field text, p_match jsonb, p_since timestamptz, p_until timestamptz,
+                                         p_max bigint, p_before bigint, p_newest_first boolean)
+RETURNS SETOF threadline.audit_history_row
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_since constant timestamptz := coalesce(p_since, '-infinity');
+    v_until constant timestamptz := coalesce(p_until, 'infinity');
+    v_sign constant integer := CASE WHEN p_newest_first THEN -1 ELSE 1 END;
+    v_has_own constant boolean := EXISTS (SELECT FROM threadline.pending_transaction());
+    v_op smallint;
+    v_table_id integer;
+    v_before record;
+    v_statements text[];
+    v_own_is_next boolean;
+    v_above bigint;
+    v_below bigint := 9223372036854775807;
+    v_want bigint;
+    v_left bigint := p_max;
+    v_got bigint;
+    v_rounds integer := 0;
+    v_chosen threadline.chosen_transaction[];
+BEGIN
+    PERFORM threadline.require_limit(p_max);
+    IF p_op IS NOT NULL THEN
+        v_op := (array_position(ARRAY['truncate', 'delete', NULL, 'snapshot', 'insert', 'update'], p_op) - 1)::smallint;
+        IF v_op IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('unknown op "%s"', p_op),
+                HINT = 'Use insert, update, delete, truncate or snapshot.';
+        END IF;
+    END IF;
+    IF jsonb_typeof(p_match) <> 'object' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('match must be a JSON object, not %s', jsonb_typeof(p_match)),
+            HINT = 'match => ''{"status": "refunded"}'' finds the changes whose row has, or had, this value.';
+    END IF;
+    IF p_target IS NOT NULL THEN
+        v_table_id := threadline.table_lookup(p_target);
+        PERFORM threadline.require_readable(v_table_id, p_target);
+    END IF;
+    SELECT c.id, c.transaction_id, c.statement_no, c.op, x.commit_no INTO v_before
+    FROM (SELECT c.* FROM threadline.readable_change c WHERE c.id = p_before AND c.op <> 2 OFFSET 0) c
+    CROSS JOIN LATERAL (SELECT x.commit_no FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
+    IF NOT FOUND AND p_before IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = format('before_change: there is no change %s that the caller may read', p_before),
+            DETAIL = 'It may have been purged meanwhile, and everything before it with it.',
+            HINT = 'before_change takes the id of the last row of the page before; without it the answer starts with the newest change.';
+    END IF;
+    v_statements := threadline.said_statements(p_actor, p_correlation_id, p_request_id, p_job_id);
+    v_above := threadline.commits_since(v_since);
+    IF v_before.commit_no IS NOT NULL THEN
+        v_below := v_before.commit_no + 1;
+    END IF;
+    v_own_is_next := v_has_own AND p_newest_first AND v_before.commit_no IS NULL;
+    v_want := least(CASE WHEN num_nulls(v_table_id, v_op, p_changed_field, p_match) = 4 THEN v_left ELSE greatest(v_left, 200) END, 20000);
+    WHILE v_left IS NULL OR v_left > 0 LOOP
+        v_chosen := threadline.next_transactions(v_statements, v_own_is_next, v_above, v_below, v_until, p_newest_first, greatest(v_want, 1));
+        IF v_chosen IS NOT NULL THEN
+            RETURN QUERY
+            WITH page AS MATERIALIZED (
+                SELECT c.*, x.commit_no, x.committed_at, x.actor_ref, x.action_id, x.correlation_id, x.request_id, x.job_id
+                FROM threadline.chosen_changes(v_chosen, v_table_id, v_op, p_changed_field, p_match, v_since, v_until) c
+                JOIN unnest(v_chosen) x ON x.id = c.transaction_id
+                WHERE c.op <> 2
+                  AND (v_before.id IS NULL OR c.transaction_id <> v_before.transaction_id
+                       OR (c.statement_no, c.op, c.id) < (v_before.statement_no, v_before.op, v_before.id))
+                ORDER BY v_sign * x.commit_no, v_sign * c.statement_no, v_sign * c.op, v_sign * c.id
+                LIMIT v_left
+            ), known AS MATERIALIZED (
+                SELECT t.table_id, NOT EXISTS (SELECT FROM threadline.gaps_in_window(t.table_id, v_since, v_until)) AS complete
+                FROM (SELECT DISTINCT p.table_id FROM page p) t
+            )
+            SELECT p.id, p.transaction_id, p.table_schema, p.table_name, p.table_pk, p.old_pk, p.op_name, p.changed_fields,
+                   p.old_image, p.new_image, p.captured_at, p.statement_no, p.schema_version,
+                   p.committed_at, p.actor_ref, a.name,
+                   coalesce(p.correlation_id, a.correlation_id), coalesce(p.request_id, a.request_id), coalesce(p.job_id, a.job_id),
+                   k.complete
+            FROM page p
+            JOIN known k ON k.table_id = p.table_id
+            LEFT JOIN LATERAL (SELECT a.* FROM threadline.readable_action a WHERE a.id = p.action_id OFFSET 0) a ON true
+            ORDER BY v_sign * p.commit_no, v_sign * p.statement_no, v_sign * p.op, v_sign * p.id;
+            GET DIAGNOSTICS v_got = ROW_COUNT;
+            v_left := v_left - v_got;
+        END IF;
+        IF v_own_is_next THEN
+            EXIT WHEN NOT p_newest_first;
+            v_own_is_next := false;
+            CONTINUE;
+        ELSIF v_chosen IS NULL THEN
+            EXIT WHEN p_newest_first OR NOT v_has_own;
+            v_own_is_next := true;
+            CONTINUE;
+        END IF;
+        IF p_newest_first THEN
+            v_below := v_chosen[cardinality(v_chosen)].commit_no;
+        ELSE
+            v_above := v_chosen[cardinality(v_chosen)].commit_no;
+        END IF;
+        v_want := least(4 * v_want, 20000);
+        v_rounds := v_rounds + 1;
+        -- The table's changes are rare: find its transactions by it.
+        IF v_rounds = 3 AND num_nulls(p_actor, p_correlation_id, p_request_id, p_job_id) = 4 AND v_table_id IS NOT NULL THEN
+            v_statements := threadline.changed_statements(v_table_id);
+        END IF;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION threadline.audit_timeline(target regclass = NULL, actor jsonb = NULL, correlation_id text = NULL, request_id text = NULL, job_id text = NULL,
+                                          op text = NULL, changed_field text = NULL, match jsonb = NULL,
+                                          since timestamptz = '-infinity', until timestamptz = 'infinity', max_rows integer = 1000, before_change bigint = NULL)
+RETURNS SETOF threadline.audit_history_row
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT h.* FROM threadline.timeline_rows(audit_timeline.target, audit_timeline.actor, audit_timeline.correlation_id, audit_timeline.request_id,
+                                             audit_timeline.job_id, audit_timeline.op, audit_timeline.changed_field, audit_timeline.match,
+                                             audit_timeline.since, audit_timeline.until, audit_timeline.max_rows, audit_timeline.before_change, true) h;
+END;
+COMMENT ON FUNCTION threadline.audit_timeline(regclass, jsonb, text, text, text, text, text, jsonb, timestamptz, timestamptz, integer, bigint) IS
+    'The changes of all tables the caller may read, or of one, newest first in commit order, as audit_history_row. Every filter given must hold: actor by containment, by index if it has a type and an id; correlation_id, request_id and job_id as the transaction or one of its actions said; op insert, update, delete, truncate or snapshot; changed_field a column that an update changed, match values that the row had before or after the change ({"status": "refunded"}), both in the words of then; since and until bound captured_at, both inclusive. max_rows cuts the answer (NULL: all), and the id of its last row as before_change, the other arguments as they were, gives the next page. complete is false when changes of the row''s table in the window may be missing. Errors: 22023 unknown op, match no object, unknown before_change; 42704 no history of the table; 42501 no right to read it.';
