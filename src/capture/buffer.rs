@@ -317,10 +317,10 @@ pub fn add(place: &Place, encoded: Encoded, bytes: &[u8]) -> Result<(), Error> {
 
 /// Ids drawn and not yet given: a draw serves a block of rows, and what is left of it in the end is discarded.
 #[derive(Default)]
-pub struct IdBlock(Range<i64>);
+struct IdBlock(Range<i64>);
 
 impl IdBlock {
-    pub fn draw(&mut self) -> Result<i64, Error> {
+    fn draw(&mut self) -> Result<i64, Error> {
         if self.0.is_empty() {
             let first = xact::next_block(c"change_id_seq")?;
             self.0 = first..first + MAX_BATCH as i64;
@@ -329,14 +329,10 @@ impl IdBlock {
     }
 }
 
-/// Writes what the current subtransaction has captured.
+/// Writes what the current subtransaction has captured. The rows' ids are drawn while the locks of the rows are held: at the
+/// latest when they are written, never before they were captured.
 pub fn flush() -> Result<(), Error> {
-    flush_with(&mut IdBlock::default())
-}
-
-/// As `flush`; the rows' ids are taken from `ids`. They are drawn while the locks of the rows are held: at the latest
-/// when they are written, never before they were captured.
-pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
+    let mut ids = IdBlock::default();
     let subtransaction = xact::current_subtransaction();
     let has_rows = |level: &Level| level.subtransaction == subtransaction && !level.batch.rows.is_empty();
     let taken = CURRENT.with_borrow_mut(|current| {
@@ -348,9 +344,9 @@ pub fn flush_with(ids: &mut IdBlock) -> Result<(), Error> {
     let Some((id, mut batch, tolerant)) = taken else { return Ok(()) };
     let _measured = cost::Stretch::write();
     if batch.rows.iter().any(|row| row.is_tolerated(&tolerant)) {
-        write_what_can_be(&id, &mut batch, &tolerant, ids)?;
+        write_what_can_be(&id, &mut batch, &tolerant, &mut ids)?;
     } else {
-        write(&id, &mut batch.rows, &batch.bytes, ids)?;
+        write(&id, &mut batch.rows, &batch.bytes, &mut ids)?;
     }
     let changes = batch.rows.iter().filter(|row| row.counts()).count() as i64;
     with_transaction(|transaction| {

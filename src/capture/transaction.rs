@@ -5,7 +5,7 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-use super::buffer::{self, IdBlock, Summary};
+use super::buffer::{self, Summary};
 use super::cost;
 use super::log::{self, TRANSACTION_FIELDS};
 use super::{known_partition, loss, partition_move, whole_table};
@@ -76,12 +76,12 @@ fn finish(prepared: bool) -> Result<(), Error> {
     xact::with_snapshot(|| {
         let measured = cost::Stretch::end_of_transaction();
         partition_move::settle()?;
-        let mut ids = IdBlock::default();
-        buffer::flush_with(&mut ids)?;
+        buffer::flush()?;
         let Some(summary) = buffer::summary() else { return Ok(()) };
         let mut stamp = || {
-            // Drawn after every change's id, and after every commit number that this transaction can have seen.
-            let commit_no = ids.draw()?;
+            // Drawn after every change's id, and after every commit number that this transaction can have seen; and only now,
+            // since whoever draws and stamps meanwhile has number and time the other way round.
+            let commit_no = xact::next_block(c"change_id_seq")?;
             memory::in_transaction_context(|| {
                 with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
                     log::write_transaction(&summary.id, fields)
