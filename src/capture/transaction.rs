@@ -78,7 +78,7 @@ fn finish(prepared: bool) -> Result<(), Error> {
         partition_move::settle()?;
         buffer::flush()?;
         let Some(summary) = buffer::summary() else { return Ok(()) };
-        let mut stamp = || {
+        let stamp = || {
             // Drawn after every change's id, and after every commit number that this transaction can have seen; and only now,
             // since whoever draws and stamps meanwhile has number and time the other way round.
             let commit_no = xact::next_block(c"change_id_seq")?;
