@@ -1,11 +1,10 @@
 //! At quiet points the contents are copied by plain SQL; later, as-of must give back each copy, whatever was written since.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
-use crate::random::{Random, run_length, seed};
+use crate::random::{Random, seed};
 use crate::support::{Database, Session};
-use crate::workload::{SETUP, TABLES, Writer};
+use crate::workload::{TABLES, with_quiet_points};
 
 const SESSIONS: usize = 4;
 const POINTS: u32 = 8;
@@ -43,26 +42,7 @@ fn the_past_is_what_it_was() {
     let seed = seed("as_of");
     let db = Database::new("as_of");
     let mut s = db.session();
-    s.run(SETUP);
-    for (table, _) in TABLES {
-        s.run(&format!("SELECT threadline.audit_enable('{table}')"));
-    }
-    s.run("SET TimeZone = 'UTC'");
-    let mut writers: Vec<Writer> = (0..SESSIONS).map(|number| Writer::new(db.session(), seed, number)).collect();
-    let mut points = vec![record(&mut s)];
-    for _ in 0..POINTS {
-        let until = Instant::now() + run_length() / POINTS;
-        std::thread::scope(|scope| {
-            for writer in &mut writers {
-                scope.spawn(move || {
-                    while Instant::now() < until {
-                        writer.transaction();
-                    }
-                });
-            }
-        });
-        points.push(record(&mut s));
-    }
+    let points = with_quiet_points(&db, &mut s, seed, SESSIONS, POINTS, record);
     let mut random = Random::new(seed);
     for (number, point) in points.iter().enumerate() {
         for (t, (table, _)) in TABLES.iter().enumerate() {

@@ -2,14 +2,13 @@
 //! was written in between, the timeline must have every change once and in order, and bundles the right neighbours.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
-use crate::random::{run_length, seed};
+use crate::random::seed;
 use crate::support::{Database, Session};
-use crate::workload::{SETUP, TABLES, Writer};
+use crate::workload::{TABLES, with_quiet_points};
 
 const SESSIONS: usize = 3;
-const POINTS: usize = 5;
+const POINTS: u32 = 5;
 
 struct Point {
     at: String,
@@ -28,26 +27,7 @@ fn what_happened_between_two_times_leads_from_one_to_the_other() {
     let seed = seed("between");
     let db = Database::new("between");
     let mut s = db.session();
-    s.run(SETUP);
-    for (table, _) in TABLES {
-        s.run(&format!("SELECT threadline.audit_enable('{table}')"));
-    }
-    s.run("SET TimeZone = 'UTC'");
-    let mut writers: Vec<Writer> = (0..SESSIONS).map(|number| Writer::new(db.session(), seed, number)).collect();
-    let mut points = vec![record(&mut s)];
-    for _ in 0..POINTS {
-        let until = Instant::now() + run_length() / POINTS as u32;
-        std::thread::scope(|scope| {
-            for writer in &mut writers {
-                scope.spawn(move || {
-                    while Instant::now() < until {
-                        writer.transaction();
-                    }
-                });
-            }
-        });
-        points.push(record(&mut s));
-    }
+    let points = with_quiet_points(&db, &mut s, seed, SESSIONS, POINTS, record);
     for (first, earlier) in points.iter().enumerate() {
         for later in &points[first..] {
             for (t, (table, _)) in TABLES.iter().enumerate() {

@@ -1,9 +1,10 @@
 //! Random writes by one client, and what that client knows it wrote.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
-use crate::random::Random;
-use crate::support::{Session, unique};
+use crate::random::{Random, run_length};
+use crate::support::{Database, Session, unique};
 
 /// Tables under capture, each with the SQL of its key as `table_pk` shows it.
 pub const TABLES: [(&str, &str); 6] = [
@@ -52,6 +53,41 @@ INSERT INTO named SELECT 'name ' || g, g, now(), 'start' FROM generate_series(0,
 INSERT INTO parted SELECT g, (ARRAY['eu', 'us', 'zz'])[g % 3 + 1], g, 'start' FROM generate_series(0, 29) g;
 TRUNCATE oracle, side;
 "#;
+
+/// Makes the tables, captures them, and lets some sessions write; `record` is called before, and then as often as asked for while
+/// nobody writes.
+pub fn with_quiet_points<P>(
+    db: &Database,
+    s: &mut Session,
+    seed: u64,
+    sessions: usize,
+    points: u32,
+    record: impl Fn(&mut Session) -> P,
+) -> Vec<P> {
+    s.run(SETUP);
+    for (table, _) in TABLES {
+        s.run(&format!("SELECT threadline.audit_enable('{table}')"));
+    }
+    s.run("SET TimeZone = 'UTC'");
+    let mut writers: Vec<Writer> = (0..sessions).map(|number| Writer::new(db.session(), seed, number)).collect();
+    let mut recorded = vec![record(s)];
+    for _ in 0..points {
+        let until = Instant::now() + run_length() / points;
+        std::thread::scope(|scope| {
+            for writer in &mut writers {
+                scope.spawn(move || {
+                    while Instant::now() < until {
+                        writer.transaction();
+                    }
+                });
+            }
+        });
+        // Some were committed in two phases, which nobody has seen yet.
+        s.run("SELECT threadline.audit_maintain()");
+        recorded.push(record(s));
+    }
+    recorded
+}
 
 /// What one committed transaction wrote, by the client's own account.
 #[derive(Default, Clone)]
