@@ -1,3 +1,5 @@
+DROP FUNCTION threadline.describe(text, integer, text);
+
 -- Last: from here on nobody but the owner has anything that threadline.access_list() does not give to all.
 -- Default privileges of this database may have given more than PostgreSQL's own do.
 SELECT threadline.revoke_all(pg_catalog.format('TABLE threadline.%I', c.relname), c.relacl, c.relowner)

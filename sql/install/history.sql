@@ -508,19 +508,8 @@ BEGIN
 END
 $$;
 
-DO $$
-DECLARE
-    v_function regprocedure;
-BEGIN
-    FOR v_function IN
-        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname = 'audit_history'
-    LOOP
-        EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function,
-            'The changes of one row, newest first, as audit_history_row. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: the changes of all identical rows. since and until bound captured_at, both inclusive; max_rows cuts the answer, and the id of its last row as before_change gives the next page. Follows the row through key changes, both ways. complete is false when changes of the table in the window may be missing. Errors: 42704 no history of the table, 22023 wrong key, 42501 no right to read it.');
-    END LOOP;
-END
-$$;
+SELECT threadline.describe('audit_history', 6,
+    'The changes of one row, newest first, as audit_history_row. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: the changes of all identical rows. since and until bound captured_at, both inclusive; max_rows cuts the answer, and the id of its last row as before_change gives the next page. Follows the row through key changes, both ways. complete is false when changes of the table in the window may be missing. Errors: 42704 no history of the table, 22023 wrong key, 42501 no right to read it.');
 COMMENT ON FUNCTION threadline.actor_history(jsonb, timestamptz, timestamptz, integer) IS
     'Transactions of an actor, newest first, as audit_transaction_row. actor is matched by containment: {"type":"user"} finds every user''s, {"type":"user","id":"7"} one user''s; NULL finds transactions that named no actor. since and until bound occurred_at, both inclusive.';
 COMMENT ON FUNCTION threadline.audit_changes_for_transaction(uuid) IS

@@ -196,16 +196,5 @@ CREATE FUNCTION threadline.audit_restore(target regclass, key jsonb, at timestam
 LANGUAGE sql VOLATILE
 AS $$ SELECT s.* FROM threadline.restore_row(audit_restore.target, threadline.key_text(audit_restore.key), audit_restore.at, audit_restore.dry_run) s $$;
 
-DO $$
-DECLARE
-    v_function regprocedure;
-BEGIN
-    FOR v_function IN
-        SELECT p.oid::regprocedure FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname = 'audit_restore'
-    LOOP
-        EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function,
-            'Puts one row back to what it was as of everything committed at or before a time: inserts it, updates the columns that differ, deletes it if there was none, or nothing, as audit_revert_step. The dry run, which is the default, shows and rehearses the statement as audit_revert does; dry_run => false runs it in the caller''s transaction with the caller''s rights, under an action threadline.restore. key: as audit_as_of; the row is followed through changes of its key, both ways; of a table without a key (full_row) there are as many copies afterwards as there were. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right, 55000 the record does not reach back, was purged or has a gap, or a row, a foreign or unique key or a redacted column stands in the way.');
-    END LOOP;
-END
-$$;
+SELECT threadline.describe('audit_restore', 4,
+    'Puts one row back to what it was as of everything committed at or before a time: inserts it, updates the columns that differ, deletes it if there was none, or nothing, as audit_revert_step. The dry run, which is the default, shows and rehearses the statement as audit_revert does; dry_run => false runs it in the caller''s transaction with the caller''s rights, under an action threadline.restore. key: as audit_as_of; the row is followed through changes of its key, both ways; of a table without a key (full_row) there are as many copies afterwards as there were. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right, 55000 the record does not reach back, was purged or has a gap, or a row, a foreign or unique key or a redacted column stands in the way.');

@@ -20,3 +20,19 @@ CREATE SCHEMA threadline;
 
 COMMENT ON SCHEMA threadline IS
     'threadline_forensics: row-change capture, time travel and incident forensics. Nothing is granted here by default but what applications call to say who they are; see threadline.audit_grant().';
+
+-- Says the same of all overloads of a function; only while this script runs.
+CREATE FUNCTION threadline.describe(function_name text, arguments integer, description text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    overload regprocedure;
+BEGIN
+    FOR overload IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname = describe.function_name AND p.pronargs = describe.arguments
+    LOOP
+        EXECUTE format('COMMENT ON FUNCTION %s IS %L', overload, describe.description);
+    END LOOP;
+END
+$$;

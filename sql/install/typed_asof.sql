@@ -95,10 +95,10 @@ BEGIN
     FROM threadline.readable_transaction x WHERE x.id = audit_as_seen_by.transaction_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING
-            ERRCODE = 'no_data_found',
-            MESSAGE = format('no transaction %s is recorded', coalesce(audit_as_seen_by.transaction_id::text, 'NULL')),
+            ERRCODE = '02000',
+            MESSAGE = format('transaction %s is not in the record', coalesce(audit_as_seen_by.transaction_id::text, 'NULL')),
             DETAIL = 'It changed no captured table, or was purged.',
-            HINT = 'SELECT id, committed_at, actor_ref FROM threadline.audit_transactions ORDER BY committed_at DESC LIMIT 20;';
+            HINT = 'SELECT id, committed_at, actor_ref, change_count FROM threadline.audit_transactions ORDER BY committed_at DESC LIMIT 20;';
     END IF;
     IF v_seer.commit_no IS NULL OR v_seer.snapshot IS NULL THEN
         RAISE EXCEPTION USING
@@ -120,7 +120,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
-    'The whole table as a transaction''s snapshot showed it, without (include_own: with) the transaction''s own changes, typed as audit_as_of(row_type, at): SELECT * FROM audit_as_seen_by(NULL::orders, ''<transaction id>''). By the recorded snapshot, not by any clock. Exact for REPEATABLE READ and SERIALIZABLE; a key may then be there twice, where the transaction inserted a row that another had deleted since its snapshot. In READ COMMITTED, where every statement has a snapshot of its own, it is that of the last statement that changed a captured table, and a NOTICE says so. Errors: P0002 unknown transaction, 55000 it has not ended, changed nothing, or the record does not reach back; the others as audit_as_of.';
+    'The whole table as a transaction''s snapshot showed it, without (include_own: with) the transaction''s own changes, typed as audit_as_of(row_type, at): SELECT * FROM audit_as_seen_by(NULL::orders, ''<transaction id>''). By the recorded snapshot, not by any clock. Exact for REPEATABLE READ and SERIALIZABLE; a key may then be there twice, where the transaction inserted a row that another had deleted since its snapshot. In READ COMMITTED, where every statement has a snapshot of its own, it is that of the last statement that changed a captured table, and a NOTICE says so. Errors: 02000 unknown transaction, 55000 it has not ended, changed nothing, or the record does not reach back; the others as audit_as_of.';
 
 -- The rows of audit_as_of(row_type, at) that have one of these keys, and perhaps others: the planner puts it in its place where
 -- a query asks for keys (src/history/keyed.rs) and keeps the query's own condition. key_columns: their names when it
@@ -218,24 +218,11 @@ CREATE FUNCTION threadline.audit_row_as_of(row_type anyelement, key jsonb, at ti
 LANGUAGE sql STABLE ROWS 1
 AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, threadline.key_text(audit_row_as_of.key), audit_row_as_of.at) s $$;
 
-DO $$
-DECLARE
-    v_function record;
-BEGIN
-    FOR v_function IN
-        SELECT p.oid::regprocedure AS signature, p.proname, p.pronargs FROM pg_catalog.pg_proc p
-        WHERE p.pronamespace = 'threadline'::regnamespace AND p.proname IN ('audit_as_of', 'audit_row_as_of')
-    LOOP
-        EXECUTE pg_catalog.format('COMMENT ON FUNCTION %s IS %L', v_function.signature, CASE
-            WHEN v_function.pronargs = 2 THEN
-                'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.'
-            WHEN v_function.proname = 'audit_as_of' THEN
-                'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.'
-            ELSE
-                'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).'
-        END);
-    END LOOP;
-END
-$$;
+COMMENT ON FUNCTION threadline.audit_as_of(anyelement, timestamptz) IS
+    'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.';
+SELECT threadline.describe('audit_as_of', 3,
+    'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.');
+SELECT threadline.describe('audit_row_as_of', 3,
+    'One row as of everything committed at or before a time, typed as the table is now; empty when it did not exist: SELECT * FROM audit_row_as_of(NULL::orders, 42, ''2024-03-15 10:30Z''). Errors and warnings as audit_as_of(row_type, at).');
 COMMENT ON FUNCTION threadline.audit_table_as_of(text, timestamptz) IS
     'The whole table as of everything committed at or before a time, in the shape of then: key and row as JSON. Also for a dropped table, by its last name, and for a time before a table of that name was made anew. Errors and warnings as audit_as_of(row_type, at).';

@@ -298,7 +298,7 @@ fn a_transaction_is_shown_what_its_snapshot_showed() {
     assert!(a.notices.lock().unwrap().iter().any(|notice| notice.contains("READ COMMITTED")));
     let unknown = a.refused(
         "SELECT * FROM threadline.audit_as_seen_by(NULL::t, '00112233-4455-6677-8899-aabbccddeeff')",
-        &["P0002"],
+        &["02000"],
     );
     assert!(unknown.message.contains("00112233"));
 }
