@@ -32,7 +32,7 @@ pub fn visit(function: &mut FunctionInFrom) {
 }
 
 fn keyed_call(function: &FunctionInFrom) -> Option<(pg_sys::Oid, [Expression; 2])> {
-    if planner::own_function(c"audit_as_of", &AS_OF_TYPES)? != function.oid() {
+    if !function.is_own(c"audit_as_of") || planner::own_function(c"audit_as_of", &AS_OF_TYPES)? != function.oid() {
         return None;
     }
     let table = relation::of_row_type(base_type(function.first_argument_type()?))?;

@@ -85,6 +85,18 @@ impl FunctionInFrom<'_> {
         self.call.funcid
     }
 
+    /// Whether it is one of our own functions of a name. Asked of every function that the session plans.
+    pub fn is_own(&self, name: &CStr) -> bool {
+        // SAFETY: catalog look-ups by plain values; the name found is palloc'd, or NULL.
+        unsafe {
+            let found = pg_sys::get_func_name(self.call.funcid);
+            !found.is_null()
+                && CStr::from_ptr(found) == name
+                && pg_sys::get_func_namespace(self.call.funcid)
+                    == pg_sys::get_namespace_oid(c"threadline".as_ptr(), true)
+        }
+    }
+
     /// The type of the first argument; None when there is none.
     pub fn first_argument_type(&self) -> Option<pg_sys::Oid> {
         first_argument_type(self.call)
