@@ -23,6 +23,7 @@ crate::sql_functions! {
     pending_changes / pg_finfo_pending_changes => crate::capture::face::pending_changes;
     pending_transaction / pg_finfo_pending_transaction => crate::capture::face::pending_transaction;
     pending_cost / pg_finfo_pending_cost => crate::capture::face::pending_cost;
+    stretch_of_commit / pg_finfo_stretch_of_commit => crate::capture::face::stretch_of_commit;
     key_of_actor / pg_finfo_key_of_actor => crate::context::identity_key::key_of_actor;
     key_lookup / pg_finfo_key_lookup => crate::history::key::key_lookup;
     table_lookup / pg_finfo_table_lookup => crate::history::key::table_lookup;

@@ -86,6 +86,8 @@ mod timeline;
 mod triggers;
 #[path = "client/truncate.rs"]
 mod truncate;
+#[path = "client/two_phase.rs"]
+mod two_phase;
 #[path = "client/typed_as_of.rs"]
 mod typed_as_of;
 #[path = "client/upgrade.rs"]

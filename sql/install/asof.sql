@@ -29,8 +29,41 @@ CREATE TYPE threadline.state_base AS (
     purged          boolean
 );
 
--- The greatest commit_no that counts at T; 0 when nothing was committed by then. commit_no is drawn before
--- committed_at is stamped, so neighbours may carry them in opposite order: the last few hundred decide.
+-- The transactions stamped next to a time. commit_no is drawn a moment before committed_at is stamped, and clocks step, so neighbours
+-- may carry them in opposite order: who looks for one by the other looks at a few hundred.
+CREATE FUNCTION threadline.stamped_until(at timestamptz) RETURNS SETOF threadline.readable_transaction
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT x.*
+    FROM threadline.readable_transaction x
+    WHERE x.committed_at <= stamped_until.at
+    ORDER BY x.committed_at DESC, x.commit_no DESC
+    LIMIT 256;
+END;
+
+CREATE FUNCTION threadline.stamped_after(at timestamptz) RETURNS SETOF threadline.readable_transaction
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT x.*
+    FROM threadline.readable_transaction x
+    WHERE x.committed_at > stamped_after.at
+    ORDER BY x.committed_at, x.commit_no
+    LIMIT 256;
+END;
+
+-- The transactions with a commit_no above p_low and up to p_high, to which p_since and p_until lead.
+CREATE FUNCTION threadline.transactions_between(p_low bigint, p_since timestamptz, p_high bigint, p_until timestamptz)
+RETURNS SETOF threadline.readable_transaction
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT x.*
+    FROM threadline.readable_transaction x
+    WHERE x.committed_at >= coalesce((SELECT min(n.committed_at) FROM threadline.stamped_until(transactions_between.p_since) n), '-infinity')
+      AND x.committed_at <= coalesce((SELECT max(n.committed_at) FROM threadline.stamped_after(transactions_between.p_until) n), 'infinity')
+      AND x.commit_no > transactions_between.p_low AND x.commit_no <= transactions_between.p_high;
+END;
+
+-- The greatest commit_no that counts at T; 0 when nothing was committed by then.
 CREATE FUNCTION threadline.commit_horizon(at timestamptz) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -45,13 +78,7 @@ BEGIN
     IF commit_horizon.at = 'infinity' THEN
         RETURN 9223372036854775807;
     END IF;
-    RETURN coalesce((
-        SELECT max(n.commit_no)
-        FROM (SELECT x.commit_no
-              FROM threadline.readable_transaction x
-              WHERE x.committed_at <= commit_horizon.at
-              ORDER BY x.committed_at DESC, x.commit_no DESC
-              LIMIT 256) n), 0);
+    RETURN coalesce((SELECT max(n.commit_no) FROM threadline.stamped_until(commit_horizon.at) n), 0);
 END
 $$;
 
@@ -63,16 +90,25 @@ AS $$
 BEGIN
     RETURN EXISTS (
         SELECT
-        FROM (SELECT x.xid, x.origin
-              FROM threadline.readable_transaction x
-              WHERE x.committed_at <= overtaken.at
-              ORDER BY x.committed_at DESC, x.commit_no DESC
-              LIMIT 256) w
+        FROM threadline.stamped_until(overtaken.at) w
         WHERE w.origin = threadline.origin() AND NOT pg_visible_in_snapshot(w.xid, p_snapshot));
 END
 $$;
 
--- Whether as-of T can no longer change. Proof by a witness: a transaction whose xid precedes every one that may be
+-- When a transaction of this cluster that was prepared was committed; NULL when the server does not know.
+CREATE FUNCTION threadline.two_phase_commit_time(p_origin bigint, p_xid xid8) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_origin <> threadline.origin() OR NOT current_setting('track_commit_timestamp')::boolean THEN
+        RETURN NULL;
+    END IF;
+    RETURN pg_xact_commit_timestamp(p_xid::xid);
+END
+$$;
+
+-- Whether as-of T can no longer change, and showed at T what it shows. Nobody saw a transaction committed in two phases before
+-- its second one. Proof by a witness: a transaction whose xid precedes every one that may be
 -- in flight and that started after T; whatever is in flight got its xid later still, so it is stamped later than T.
 -- Without a witness: nothing was in flight when our snapshot was taken, and no xid has been drawn since. A snapshot
 -- does not list transactions younger than the last completed one, hence the look at the next xid.
@@ -92,6 +128,16 @@ BEGIN
     IF settled.at = 'infinity' THEN
         RETURN true;
     END IF;
+    IF EXISTS (
+        SELECT
+        FROM threadline.readable_prepared p
+        WHERE tstzrange(p.stamped_at, p.known_at) @> settled.at
+          AND (p.known_at IS NOT NULL OR coalesce(threadline.two_phase_commit_time(p.origin, p.xid) > settled.at, true))
+          -- Who committed by T and had seen it knows that it was committed.
+          AND NOT EXISTS (SELECT FROM threadline.stamped_until(settled.at) w
+                          WHERE w.origin = p.origin AND w.xid <> p.xid AND pg_visible_in_snapshot(p.xid, w.snapshot))) THEN
+        RETURN false;
+    END IF;
     SELECT x.xid INTO v_listed
     FROM pg_snapshot_xip(v_snapshot) AS x (xid)
     WHERE x.xid IS DISTINCT FROM v_own
@@ -99,11 +145,7 @@ BEGIN
     LIMIT 1;
     IF EXISTS (
         SELECT
-        FROM (SELECT x.started_at, x.xid, x.origin
-              FROM threadline.readable_transaction x
-              WHERE x.committed_at > settled.at
-              ORDER BY x.committed_at, x.commit_no
-              LIMIT 256) w
+        FROM threadline.stamped_after(settled.at) w
         WHERE w.started_at > settled.at
           AND w.xid < CASE WHEN v_standby THEN pg_snapshot_xmin(v_snapshot) ELSE coalesce(v_listed, v_next) END
           AND w.origin = threadline.origin()) THEN

@@ -17,21 +17,14 @@ CREATE TYPE threadline.bisect_table AS (
     row_count       bigint
 );
 
--- The transactions of the window. committed_at runs with commit_no but for neighbours, as commit_horizon has it.
+-- The transactions of the window.
 CREATE FUNCTION threadline.bisect_window(p_good timestamptz, p_bad timestamptz, p_horizon bigint, p_end bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
-DECLARE
-    v_latest timestamptz;
 BEGIN
-    SELECT max(n.committed_at) INTO v_latest
-    FROM (SELECT x.committed_at FROM threadline.readable_transaction x
-          WHERE x.committed_at > p_bad ORDER BY x.committed_at LIMIT 256) n;
     INSERT INTO pg_temp.threadline_bisect_transaction
     SELECT x.commit_no, x.id, x.committed_at, x.actor_ref, lower(x.change_ids)
-    FROM threadline.readable_transaction x
-    WHERE x.committed_at > p_good AND x.committed_at <= coalesce(v_latest, 'infinity')
-      AND x.commit_no > p_horizon AND x.commit_no <= p_end;
+    FROM threadline.transactions_between(p_horizon, p_good, p_end, p_bad) x;
     CREATE INDEX ON pg_temp.threadline_bisect_transaction (commit_no);
     ANALYZE pg_temp.threadline_bisect_transaction;
 END

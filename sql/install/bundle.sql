@@ -361,10 +361,11 @@ BEGIN
             MESSAGE = 'nothing says which transactions are meant',
             HINT = 'Give at least one: SELECT threadline.incident_bundle_for(job_id => ''nightly-42'');';
     END IF;
-    EXECUTE format('SELECT array_agg(x.id) FROM (%s) x WHERE (x.commit_no > %s OR x.commit_no IS NULL) AND x.occurred_at >= %L AND x.occurred_at <= %L',
-                   array_to_string(threadline.said_statements(incident_bundle_for.actor, incident_bundle_for.correlation_id, incident_bundle_for.request_id, incident_bundle_for.job_id), ' UNION ALL '),
-                   threadline.commits_since(v_since), v_since, v_until)
-    INTO v_ids;
+    v_ids := ARRAY(
+        SELECT x.id
+        FROM threadline.selected_transactions(threadline.selection_of(incident_bundle_for.actor, incident_bundle_for.correlation_id,
+                                                                      incident_bundle_for.request_id, incident_bundle_for.job_id), v_since) x
+        WHERE x.occurred_at <= v_until);
     -- What is still to come is none of the question.
     v_is_settled := threadline.settled(CASE WHEN v_until > clock_timestamp() THEN 'infinity' ELSE v_until END);
     SELECT coalesce(jsonb_agg(to_jsonb(g) - 'table_id' ORDER BY g.table_schema, g.table_name, g.since_at, g.until_at, g.reason, g.detail::text), '[]')
@@ -388,7 +389,7 @@ BEGIN
                    'listed_changes', coalesce(sum((b.document #>> '{coverage,listed_changes}')::bigint), 0),
                    'gaps', v_gaps))
     INTO v_result
-    FROM threadline.transaction_bundles(coalesce(v_ids, '{}')) b;
+    FROM threadline.transaction_bundles(v_ids) b;
     RETURN v_result;
 END
 $$;

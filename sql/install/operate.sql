@@ -235,6 +235,25 @@ BEGIN
 END
 $$;
 
+-- At PREPARE TRANSACTION, once its row is written.
+CREATE FUNCTION threadline.note_prepared(transaction_id uuid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO threadline.prepared_transaction (transaction_id, origin, xid, stamped_at)
+    SELECT x.id, x.origin, x.xid, x.committed_at FROM threadline.transaction_log AS x WHERE x.id = note_prepared.transaction_id
+$$;
+
+-- Whoever sees the row sees a committed transaction. Those that were purged go.
+CREATE FUNCTION threadline.observe_prepared() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM threadline.prepared_transaction AS p
+    WHERE NOT EXISTS (SELECT FROM threadline.transaction_log AS x WHERE x.id = p.transaction_id);
+    UPDATE threadline.prepared_transaction AS p
+    SET known_at = greatest(p.stamped_at, coalesce(threadline.two_phase_commit_time(p.origin, p.xid), clock_timestamp()))
+    WHERE p.known_at IS NULL;
+$$;
+
 CREATE FUNCTION threadline.audit_maintain() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -250,6 +269,7 @@ DECLARE
 BEGIN
     PERFORM threadline.follow_partitions();
     PERFORM threadline.sum_up_costs();
+    PERFORM threadline.observe_prepared();
     FOR brin IN
         SELECT x.oid
         FROM pg_inherits AS h
@@ -271,7 +291,7 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.audit_maintain() IS
-    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time, sums up audit_cost()''s counts. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
+    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time, sums up audit_cost()''s counts, and notes which prepared transactions are committed: answers of times since they were prepared are complete from then on. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
 
 -- Counting a large log takes long, so it is counted only up to 128 MB and else estimated as the planner does: by
 -- each partition's rows per page and the share of the table among its most common values.
@@ -396,18 +416,18 @@ AS $$
         ('reader', 'view', ARRAY[
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_place_newest', 'readable_place_oldest', 'readable_arrival',
-            'readable_transaction', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
+            'readable_transaction', 'readable_prepared', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
             'readable_activity', 'readable_cost']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
             'op_name', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object',
-            'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'commit_horizon', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
+            'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'stamped_until', 'stamped_after', 'transactions_between', 'commit_horizon', 'two_phase_commit_time', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
             'is_full_row', 'was_full_row', 'key_was_other', 'identity_changed', 'shape_differs', 'digested_shape', 'keeps_keys', 'counted_change', 'row_count', 'counts_fail',
             'counted_state', 'counted_row_state', 'row_departures', 'counted_comparison_statement',
             'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'typed_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
-            'key_of_actor', 'said_statements', 'changed_statements', 'choosing_statement', 'next_transactions', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',
+            'key_of_actor', 'stretch_of_commit', 'selection_of', 'commit_stretches', 'selected_transactions', 'choosing_statement', 'own_transaction', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',
             'names_now', 'renamed_image', 'differing_fields', 'window_changes', 'refuse_diff', 'counted_diff', 'keyed_diff', 'audit_diff', 'csv_record', 'audit_export',
             'is_seen', 'first_change_after', 'has_plain_key', 'rewind_start', 'rewind_statement', 'keyed_as_of', 'doubled_state', 'one_key', 'some_keys',
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of', 'audit_as_seen_by',
@@ -422,7 +442,7 @@ AS $$
             'revert_changes', 'revert_shape', 'revert_keys', 'revert_history', 'revert_columns', 'state_of', 'revert_states', 'revert_moves', 'column_names',
             'state_values', 'revert_foreign_keys', 'revert_unique_keys', 'revert_handles', 'revert_edges', 'revert_order', 'equality',
             'revert_target', 'literal_of', 'revert_statements', 'revert_live', 'revert_copies', 'revert_later', 'revert_unwritable', 'revert_author',
-            'revert_leaver', 'revert_holders', 'revert_bound', 'require_revertible', 'revert_tasks', 'revert_plan', 'revert_constraints',
+            'revert_leaver', 'revert_holders', 'revert_bound', 'require_revertible', 'revert_tasks', 'revert_plan', 'revert_defer',
             'revert_execute', 'revert_effects', 'own_last_statement', 'revert_report', 'revert_rehearse', 'revert_apply', 'require_no_conflict',
             'revert_set', 'audit_revert', 'audit_revert_set', 'restored_key', 'came_from', 'restore_tasks', 'restore_row', 'audit_restore',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',

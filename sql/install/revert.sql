@@ -154,18 +154,27 @@ BEGIN
 END
 $$;
 
--- Deferrable constraints of tables that are checked at once: they wait until every row is back. SET CONSTRAINTS takes
--- names, and fails where a constraint of the same name cannot be deferred.
-CREATE FUNCTION threadline.revert_constraints(p_relations oid[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT string_agg(DISTINCT format('%I.%I', n.nspname, k.conname), ', ')
-    FROM pg_constraint k
-    JOIN pg_namespace n ON n.oid = k.connamespace
-    WHERE k.contype IN ('f', 'u', 'p', 'x') AND k.condeferrable AND NOT k.condeferred
-      AND (k.conrelid = ANY (revert_constraints.p_relations) OR k.confrelid = ANY (revert_constraints.p_relations))
-      AND NOT EXISTS (SELECT FROM pg_constraint o WHERE o.connamespace = k.connamespace AND o.conname = k.conname AND NOT o.condeferrable);
-END;
+-- Lets the deferrable constraints of the tasks' tables that are checked at once wait until every row is back; returns their names. SET
+-- CONSTRAINTS takes names, and fails where a constraint of the same name cannot be deferred.
+CREATE FUNCTION threadline.revert_defer(p_tasks threadline.revert_task[]) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relations constant oid[] := ARRAY(SELECT DISTINCT t.relation::oid FROM unnest(p_tasks) t WHERE t.relation IS NOT NULL);
+    v_constraints constant text := (
+        SELECT string_agg(DISTINCT format('%I.%I', n.nspname, k.conname), ', ')
+        FROM pg_constraint k
+        JOIN pg_namespace n ON n.oid = k.connamespace
+        WHERE k.contype IN ('f', 'u', 'p', 'x') AND k.condeferrable AND NOT k.condeferred
+          AND (k.conrelid = ANY (v_relations) OR k.confrelid = ANY (v_relations))
+          AND NOT EXISTS (SELECT FROM pg_constraint o WHERE o.connamespace = k.connamespace AND o.conname = k.conname AND NOT o.condeferrable));
+BEGIN
+    IF v_constraints IS NOT NULL THEN
+        EXECUTE 'SET CONSTRAINTS ' || v_constraints || ' DEFERRED';
+    END IF;
+    RETURN v_constraints;
+END
+$$;
 
 -- Runs a task, in the caller's search_path: triggers fire in it. Returns a note when nothing was left to do: a foreign
 -- key that follows its parent, or a trigger, has done it.
@@ -275,7 +284,6 @@ CREATE FUNCTION threadline.revert_rehearse(p_tasks threadline.revert_task[]) RET
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    v_constraints constant text := threadline.revert_constraints(ARRAY(SELECT DISTINCT t.relation::pg_catalog.oid FROM pg_catalog.unnest(p_tasks) t WHERE t.relation IS NOT NULL));
     v_statuses text[] := '{}';
     v_notes text[] := '{}';
     v_effects threadline.audit_revert_step[] := '{}';
@@ -292,9 +300,7 @@ BEGIN
     END IF;
     v_since := threadline.own_last_statement();
     BEGIN
-        IF v_constraints IS NOT NULL THEN
-            EXECUTE 'SET CONSTRAINTS ' || v_constraints || ' DEFERRED';
-        END IF;
+        PERFORM threadline.revert_defer(p_tasks);
         FOREACH v_task IN ARRAY p_tasks LOOP
             CONTINUE WHEN v_task.status <> 'ready';
             BEGIN
@@ -330,15 +336,13 @@ CREATE FUNCTION threadline.revert_apply(p_tasks threadline.revert_task[]) RETURN
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    v_constraints constant text := threadline.revert_constraints(ARRAY(SELECT DISTINCT t.relation::pg_catalog.oid FROM pg_catalog.unnest(p_tasks) t WHERE t.relation IS NOT NULL));
+    v_constraints text;
     v_since constant integer := threadline.own_last_statement();
     v_statuses text[] := '{}';
     v_notes text[] := '{}';
     v_task threadline.revert_task;
 BEGIN
-    IF v_constraints IS NOT NULL THEN
-        EXECUTE 'SET CONSTRAINTS ' || v_constraints || ' DEFERRED';
-    END IF;
+    v_constraints := threadline.revert_defer(p_tasks);
     FOREACH v_task IN ARRAY p_tasks LOOP
         CONTINUE WHEN v_task.status <> 'ready';
         v_notes[v_task.step] := threadline.revert_execute(v_task);
@@ -430,16 +434,10 @@ BEGIN
     END IF;
     v_set := ARRAY(
         SELECT x.id
-        FROM threadline.readable_transaction x
+        FROM threadline.selected_transactions(threadline.selection_of(audit_revert_set.actor, audit_revert_set.correlation_id,
+                                                                      audit_revert_set.request_id, audit_revert_set.job_id), '-infinity') x
         WHERE x.committed_at >= coalesce(audit_revert_set.since, '-infinity') AND x.committed_at <= coalesce(audit_revert_set.until, 'infinity')
           AND x.change_count > 0
-          AND (audit_revert_set.actor IS NULL OR x.actor_ref OPERATOR(pg_catalog.@>) audit_revert_set.actor)
-          AND (audit_revert_set.correlation_id IS NULL OR x.correlation_id = audit_revert_set.correlation_id
-               OR EXISTS (SELECT FROM threadline.readable_action a WHERE a.transaction_id = x.id AND a.correlation_id = audit_revert_set.correlation_id))
-          AND (audit_revert_set.request_id IS NULL OR x.request_id = audit_revert_set.request_id
-               OR EXISTS (SELECT FROM threadline.readable_action a WHERE a.transaction_id = x.id AND a.request_id = audit_revert_set.request_id))
-          AND (audit_revert_set.job_id IS NULL OR x.job_id = audit_revert_set.job_id
-               OR EXISTS (SELECT FROM threadline.readable_action a WHERE a.transaction_id = x.id AND a.job_id = audit_revert_set.job_id))
         ORDER BY x.commit_no);
     v_call := 'audit_revert_set(' || pg_catalog.concat_ws(', ',
         'correlation_id => ' || pg_catalog.quote_literal(audit_revert_set.correlation_id), 'request_id => ' || pg_catalog.quote_literal(audit_revert_set.request_id),

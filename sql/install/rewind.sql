@@ -3,21 +3,12 @@
 -- table once and a little of the log, where building the state from the log reads and sorts every change there is.
 
 -- The first change of a transaction that does not count at a horizon; the greatest number there is when there is none.
--- Such a transaction is stamped later than T, or it is one of those next to T that commit_horizon looks at.
 CREATE FUNCTION threadline.first_change_after(p_at timestamptz, p_horizon bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN least(
-        (SELECT min(lower(x.change_ids))
-         FROM threadline.readable_transaction x
-         WHERE x.committed_at >= coalesce((SELECT min(n.committed_at)
-                                           FROM (SELECT y.committed_at
-                                                 FROM threadline.readable_transaction y
-                                                 WHERE y.committed_at <= p_at
-                                                 ORDER BY y.committed_at DESC, y.commit_no DESC
-                                                 LIMIT 256) n), '-infinity')
-           AND x.commit_no > p_horizon),
+        (SELECT min(lower(x.change_ids)) FROM threadline.transactions_between(p_horizon, p_at, 9223372036854775807, 'infinity') x),
         (SELECT min(lower(x.change_ids)) FROM threadline.pending_transaction() x),
         9223372036854775807);
 END

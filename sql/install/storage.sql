@@ -176,6 +176,10 @@ CREATE INDEX change_log_default_captured_idx ON threadline.change_log_default US
 -- A publication FOR ALL TABLES would otherwise block purge and erase.
 ALTER TABLE threadline.change_log_default REPLICA IDENTITY FULL;
 
+CREATE FUNCTION threadline.stretch_of_commit(commit_no bigint) RETURNS integer
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'stretch_of_commit';
+COMMENT ON FUNCTION threadline.stretch_of_commit(bigint) IS 'Internal: the stretch of 2^24 commit numbers that one is in, some hundred thousand transactions.';
+
 -- One for all actors of the same type and id.
 CREATE FUNCTION threadline.key_of_actor(actor jsonb) RETURNS integer
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'key_of_actor';
@@ -214,16 +218,27 @@ CREATE TABLE threadline.transaction_log (
 CREATE TABLE threadline.transaction_log_default PARTITION OF threadline.transaction_log DEFAULT;
 CREATE UNIQUE INDEX transaction_log_default_id_idx ON threadline.transaction_log_default (id);
 CREATE INDEX transaction_log_default_time_idx ON threadline.transaction_log_default (committed_at, commit_no);
-CREATE INDEX transaction_log_default_commit_idx ON threadline.transaction_log_default (commit_no);
 -- For what an application said, newest first (timeline.sql): a transaction costs an entry for each that it did say. By the
 -- hash, since an id may be longer than an entry can be, and numbers compare fast; not in a hash index, since of one
--- actor there may be millions, of which the newest are asked for. src/pg/index_insert.rs knows functions of a column
--- and this predicate, no others.
-CREATE INDEX transaction_log_default_actor_idx ON threadline.transaction_log_default (threadline.key_of_actor(actor_ref), commit_no) WHERE actor_ref IS NOT NULL;
-CREATE INDEX transaction_log_default_correlation_idx ON threadline.transaction_log_default (pg_catalog.hashtext(correlation_id), commit_no) WHERE correlation_id IS NOT NULL;
-CREATE INDEX transaction_log_default_request_idx ON threadline.transaction_log_default (pg_catalog.hashtext(request_id), commit_no) WHERE request_id IS NOT NULL;
-CREATE INDEX transaction_log_default_job_idx ON threadline.transaction_log_default (pg_catalog.hashtext(job_id), commit_no) WHERE job_id IS NOT NULL;
+-- actor there may be millions, of which the newest are asked for. Behind the stretch, since entries in order of the hash alone would
+-- touch pages all over a large index, each of which the WAL has as a whole after a checkpoint: so they touch those of the newest
+-- stretch. src/pg/index_insert.rs knows functions of a column and this predicate, no others.
+CREATE INDEX transaction_log_default_actor_idx ON threadline.transaction_log_default (threadline.stretch_of_commit(commit_no), threadline.key_of_actor(actor_ref), commit_no) WHERE actor_ref IS NOT NULL;
+CREATE INDEX transaction_log_default_correlation_idx ON threadline.transaction_log_default (threadline.stretch_of_commit(commit_no), pg_catalog.hashtext(correlation_id), commit_no) WHERE correlation_id IS NOT NULL;
+CREATE INDEX transaction_log_default_request_idx ON threadline.transaction_log_default (threadline.stretch_of_commit(commit_no), pg_catalog.hashtext(request_id), commit_no) WHERE request_id IS NOT NULL;
+CREATE INDEX transaction_log_default_job_idx ON threadline.transaction_log_default (threadline.stretch_of_commit(commit_no), pg_catalog.hashtext(job_id), commit_no) WHERE job_id IS NOT NULL;
 ALTER TABLE threadline.transaction_log_default REPLICA IDENTITY FULL;
+
+-- Transactions committed in two phases, which are stamped at the first: from then until they were known to be committed nobody
+-- saw them. known_at: the time of COMMIT PREPARED where the server keeps it (track_commit_timestamp), else when audit_maintain() first looked.
+CREATE TABLE threadline.prepared_transaction (
+    transaction_id uuid        NOT NULL PRIMARY KEY,
+    origin         bigint      NOT NULL,
+    xid            xid8        NOT NULL,
+    stamped_at     timestamptz NOT NULL,
+    known_at       timestamptz
+);
+CREATE INDEX prepared_transaction_time_idx ON threadline.prepared_transaction USING gist (pg_catalog.tstzrange(stamped_at, known_at));
 
 CREATE TABLE threadline.action_log (
     id             uuid        NOT NULL PRIMARY KEY,

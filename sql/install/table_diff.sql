@@ -45,14 +45,13 @@ RETURN (SELECT coalesce(array_agg(k.name ORDER BY k.name COLLATE "C"), '{}')
 -- The changes of a table by transactions committed in a window of commit numbers, in no order. Whatever has an id within it
 -- was committed after its start; of ids before it only those of transactions that were in flight then belong to it. Without the
 -- marks of TRUNCATE, which are no row's.
-CREATE FUNCTION threadline.window_changes(p_table_id integer, p_low bigint, p_high bigint)
+CREATE FUNCTION threadline.window_changes(p_table_id integer, p_low bigint, p_since timestamptz, p_high bigint, p_until timestamptz)
 RETURNS TABLE (id bigint, commit_no bigint, statement_no integer, op smallint, key text, old_key text, changed_fields text[], schema_version integer)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     WITH tx AS MATERIALIZED (
         SELECT x.id, x.commit_no, x.change_ids
-        FROM threadline.readable_transaction x
-        WHERE x.commit_no > window_changes.p_low AND x.commit_no <= window_changes.p_high
+        FROM threadline.transactions_between(window_changes.p_low, window_changes.p_since, window_changes.p_high, window_changes.p_until) x
     )
     SELECT c.id, x.commit_no, c.statement_no, c.op, c.key, c.old_key, c.changed_fields, c.schema_version
     FROM threadline.readable_change c
@@ -86,16 +85,16 @@ END
 $$;
 
 -- Rows of a table without a key have no identity to follow: how many copies of each there are more, or fewer.
-CREATE FUNCTION threadline.counted_diff(p_table_id integer, p_low bigint, p_high bigint) RETURNS SETOF threadline.audit_diff_row
+CREATE FUNCTION threadline.counted_diff(p_table_id integer, p_low bigint, p_since timestamptz, p_high bigint, p_until timestamptz) RETURNS SETOF threadline.audit_diff_row
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 BEGIN
     RETURN QUERY
     WITH entry AS MATERIALIZED (
         SELECT w.id, w.key, CASE WHEN w.op <= 1 THEN -1 WHEN w.op <> 5 OR w.old_key IS NOT NULL THEN 1 ELSE 0 END AS step
-        FROM threadline.window_changes(p_table_id, p_low, p_high) w
+        FROM threadline.window_changes(p_table_id, p_low, p_since, p_high, p_until) w
         UNION ALL
-        SELECT w.id, w.old_key, -1 FROM threadline.window_changes(p_table_id, p_low, p_high) w WHERE w.old_key IS NOT NULL
+        SELECT w.id, w.old_key, -1 FROM threadline.window_changes(p_table_id, p_low, p_since, p_high, p_until) w WHERE w.old_key IS NOT NULL
     ), net AS MATERIALIZED (
         SELECT e.key, sum(e.step) AS copies, count(*) AS changes, max(e.id) FILTER (WHERE sign(e.step) = sign(e.total)) AS sample_id
         FROM (SELECT e.*, sum(e.step) OVER (PARTITION BY e.key) AS total FROM entry e) e
@@ -117,7 +116,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.keyed_diff(p_table_id integer, p_relation regclass, p_low bigint, p_high bigint, p_base bigint, p_floor bigint, p_mark_commit bigint, p_mark_statement integer)
+CREATE FUNCTION threadline.keyed_diff(p_table_id integer, p_relation regclass, p_low bigint, p_since timestamptz, p_high bigint, p_until timestamptz, p_base bigint, p_floor bigint, p_mark_commit bigint, p_mark_statement integer)
 RETURNS SETOF threadline.audit_diff_row
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
@@ -131,10 +130,10 @@ BEGIN
     RETURN QUERY
     WITH RECURSIVE event AS MATERIALIZED (
         SELECT w.id, w.commit_no, w.statement_no, w.op, w.key, w.old_key
-        FROM threadline.window_changes(p_table_id, p_low, p_high) w
+        FROM threadline.window_changes(p_table_id, p_low, p_since, p_high, p_until) w
     ), hidden AS MATERIALIZED (
         SELECT w.id, coalesce(v_names -> w.schema_version::text ->> f.name, f.name) AS name
-        FROM threadline.window_changes(p_table_id, p_low, p_high) w
+        FROM threadline.window_changes(p_table_id, p_low, p_since, p_high, p_until) w
         CROSS JOIN LATERAL unnest(w.changed_fields) AS f (name)
         WHERE cardinality(v_hidden) > 0 AND f.name = ANY (v_hidden)
     ), entry AS MATERIALIZED (
@@ -281,13 +280,13 @@ BEGIN
             PERFORM threadline.refuse_diff(audit_diff.target, 'It has no key, and a baseline was taken between them, or a TRUNCATE recorded as one change.');
         END IF;
         PERFORM threadline.report_incomplete(audit_diff.target::text, v_table_id, audit_diff.since, audit_diff.until);
-        RETURN QUERY SELECT d.* FROM threadline.counted_diff(v_table_id, v_low, v_high) d;
+        RETURN QUERY SELECT d.* FROM threadline.counted_diff(v_table_id, v_low, audit_diff.since, v_high, audit_diff.until) d;
     ELSE
         PERFORM threadline.report_incomplete(audit_diff.target::text, v_table_id, audit_diff.since, audit_diff.until);
         SELECT t.relation INTO v_relation FROM threadline.readable_table t WHERE t.table_id = v_table_id;
         RETURN QUERY
         SELECT d.*
-        FROM threadline.keyed_diff(v_table_id, v_relation, v_low, v_high, CASE WHEN v_is_whole THEN v_base.first_change_id END, v_floor,
+        FROM threadline.keyed_diff(v_table_id, v_relation, v_low, audit_diff.since, v_high, audit_diff.until, CASE WHEN v_is_whole THEN v_base.first_change_id END, v_floor,
                                    v_mark.commit_order, v_mark.statement_no) d;
     END IF;
 END

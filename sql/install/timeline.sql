@@ -15,85 +15,155 @@ CREATE TYPE threadline.chosen_transaction AS (
     job_id         text
 );
 
--- Statements that together give the transactions that an actor, correlation, request or job choose; NULL: whatever it is. What one
--- of a transaction's actions says counts as said by the transaction. The first id given leads, by index, in commit order; of an
--- actor, type and id do, since who contains him has them too.
-CREATE FUNCTION threadline.said_statements(actor jsonb, correlation_id text, request_id text, job_id text) RETURNS text[]
+-- Which transactions an actor, correlation, request or job choose, as SQL over x, a transaction. What one of a transaction's actions
+-- says counts as said by the transaction. index_condition: the first id given, by an index on what applications say, in which
+-- of an actor type and id stand, since who contains him has them too; NULL when no index leads. by_action: what an action said and its transaction
+-- did not, a join of x; NULL when nothing can be.
+CREATE TYPE threadline.selection AS (
+    index_condition text,
+    condition       text,
+    by_action       text
+);
+
+CREATE FUNCTION threadline.selection_of(actor jsonb, correlation_id text, request_id text, job_id text) RETURNS threadline.selection
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_columns constant text := 'x.id, x.commit_no, x.occurred_at, x.committed_at, x.change_count, x.change_ids, x.actor_ref, x.action_id, x.correlation_id, x.request_id, x.job_id';
     v_given record;
-    v_own text;
-    v_by_action text;
     v_too text := '';
+    v_leads text;
+    v_selection threadline.selection;
 BEGIN
-    IF said_statements.actor IS NOT NULL THEN
-        v_too := format(' AND x.actor_ref @> %L::jsonb', said_statements.actor);
-        IF jsonb_typeof(said_statements.actor -> 'type') = 'string' AND jsonb_typeof(said_statements.actor -> 'id') = 'string' THEN
-            v_too := v_too || format(' AND threadline.key_of_actor(x.actor_ref) = %s', threadline.key_of_actor(said_statements.actor));
+    IF selection_of.actor IS NOT NULL THEN
+        v_too := format(' AND x.actor_ref @> %L::jsonb', selection_of.actor);
+        IF jsonb_typeof(selection_of.actor -> 'type') = 'string' AND jsonb_typeof(selection_of.actor -> 'id') = 'string' THEN
+            v_selection.index_condition := format('threadline.key_of_actor(x.actor_ref) = %s', threadline.key_of_actor(selection_of.actor));
         END IF;
     END IF;
     FOR v_given IN
-        SELECT i.name, i.value
-        FROM (VALUES (1, 'correlation_id', said_statements.correlation_id), (2, 'request_id', said_statements.request_id),
-                     (3, 'job_id', said_statements.job_id)) AS i (n, name, value)
+        SELECT i.name, i.value, hashtext(i.value) AS hash
+        FROM (VALUES (1, 'correlation_id', selection_of.correlation_id), (2, 'request_id', selection_of.request_id),
+                     (3, 'job_id', selection_of.job_id)) AS i (n, name, value)
         WHERE i.value IS NOT NULL
         ORDER BY i.n
     LOOP
-        IF v_own IS NULL THEN
-            v_own := format('hashtext(x.%1$I) = %3$s AND x.%1$I = %2$L', v_given.name, v_given.value, hashtext(v_given.value));
-            v_by_action := format('(SELECT DISTINCT a.transaction_id FROM threadline.readable_action a WHERE hashtext(a.%1$I) = %3$s AND a.%1$I = %2$L) a
-                                   CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = a.transaction_id OFFSET 0) x
-                                   WHERE (x.%1$I = %2$L) IS NOT TRUE', v_given.name, v_given.value, hashtext(v_given.value));
+        IF v_leads IS NULL THEN
+            v_leads := format('x.%I = %L', v_given.name, v_given.value);
+            v_selection.index_condition := format('hashtext(x.%I) = %s', v_given.name, v_given.hash);
+            v_selection.by_action := format('(SELECT DISTINCT a.transaction_id FROM threadline.readable_action a WHERE hashtext(a.%1$I) = %3$s AND a.%1$I = %2$L) a
+                                             CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = a.transaction_id OFFSET 0) x
+                                             WHERE (x.%1$I = %2$L) IS NOT TRUE', v_given.name, v_given.value, v_given.hash);
         ELSE
             v_too := v_too || format(' AND (x.%1$I = %2$L OR EXISTS (SELECT FROM threadline.readable_action b WHERE b.transaction_id = x.id AND b.%1$I = %2$L))',
                                      v_given.name, v_given.value);
         END IF;
     END LOOP;
-    RETURN array_remove(ARRAY[
-        format('SELECT %s FROM threadline.readable_transaction x WHERE %s%s', v_columns, coalesce(v_own, 'true'), v_too),
-        CASE WHEN v_own IS NOT NULL THEN format('SELECT %s FROM %s%s', v_columns, v_by_action, v_too) END], NULL);
+    v_selection.condition := coalesce(v_leads, 'true') || v_too;
+    v_selection.by_action := v_selection.by_action || v_too;
+    RETURN v_selection;
 END
 $$;
 
--- The same for the transactions that changed a table.
-CREATE FUNCTION threadline.changed_statements(p_table_id integer) RETURNS text[]
-LANGUAGE sql STABLE
-RETURN ARRAY[pg_catalog.format(
-    'SELECT x.* FROM (SELECT DISTINCT c.transaction_id FROM threadline.readable_change c WHERE c.table_id = %s) c
-     CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = c.transaction_id OFFSET 0) x', changed_statements.p_table_id)];
+-- The stretches of commit numbers that an index on what applications say has to be asked for, from the one of p_above to that of p_below:
+-- the parts of such an index, in either order. One that no transaction is in costs a descent.
+CREATE FUNCTION threadline.commit_stretches(p_above bigint, p_below bigint, p_newest_first boolean) RETURNS SETOF integer
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_oldest constant bigint := (SELECT min(n.commit_no) FROM threadline.stamped_after('-infinity') n);
+    v_newest constant bigint := (SELECT max(n.commit_no) FROM threadline.stamped_until('infinity') n);
+    v_first constant integer := threadline.stretch_of_commit(greatest(p_above, v_oldest));
+    v_last constant integer := threadline.stretch_of_commit(least(p_below, v_newest));
+BEGIN
+    IF v_newest IS NOT NULL THEN
+        RETURN QUERY SELECT generate_series(CASE WHEN p_newest_first THEN v_last ELSE v_first END, CASE WHEN p_newest_first THEN v_first ELSE v_last END,
+                                            CASE WHEN p_newest_first THEN -1 ELSE 1 END);
+    END IF;
+END
+$$;
 
--- A statement for the next transactions of such statements with a commit_no between two numbers, or for the caller's own: an array of as
--- many as make about p_want changes, at least one; NULL when there are no more. Each of the statements is cut by itself, since only so the
--- planner reads no more of it than that.
-CREATE FUNCTION threadline.choosing_statement(p_statements text[], p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
-RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-RETURN (
-    SELECT format('SELECT array_agg(ROW(t.id, t.commit_no, t.committed_at, t.change_count, t.change_ids, t.actor_ref, t.action_id,
-                                        t.correlation_id, t.request_id, t.job_id)::threadline.chosen_transaction ORDER BY t.n)
-                   FROM (SELECT x.*, row_number() OVER w AS n, sum(x.change_count) OVER w AS through
-                         FROM (%1$s) x
-                         WINDOW w AS (ORDER BY x.commit_no %2$s ROWS UNBOUNDED PRECEDING)) t
-                   WHERE t.n = 1 OR t.n <= %3$s AND t.through - t.change_count < %3$s AND t.through <= 20000',
-                  string_agg(format('(SELECT x.* FROM (%s) x WHERE %s AND x.occurred_at <= %L ORDER BY x.commit_no %s LIMIT %s)',
-                                    s.statement,
-                                    CASE WHEN p_is_own THEN 'x.commit_no IS NULL' ELSE format('x.commit_no > %s AND x.commit_no < %s', p_above, p_below) END,
-                                    p_until, d.direction, p_want), ' UNION ALL ' ORDER BY s.n),
-                  d.direction, p_want)
-    FROM unnest(p_statements) WITH ORDINALITY AS s (statement, n)
-    CROSS JOIN (SELECT CASE WHEN p_newest_first THEN 'DESC' ELSE 'ASC' END) AS d (direction)
-    GROUP BY d.direction);
-
-CREATE FUNCTION threadline.next_transactions(p_statements text[], p_is_own boolean, p_above bigint, p_below bigint, p_until timestamptz, p_newest_first boolean, p_want bigint)
-RETURNS threadline.chosen_transaction[]
+-- All transactions of a selection whose first change was captured at p_since or later, the caller's own open one too.
+CREATE FUNCTION threadline.selected_transactions(p_selection threadline.selection, p_since timestamptz)
+RETURNS TABLE (id uuid, commit_no bigint, occurred_at timestamptz, committed_at timestamptz, change_count bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
+    v_columns constant text := 'x.id, x.commit_no, x.occurred_at, x.committed_at, x.change_count';
+BEGIN
+    RETURN QUERY EXECUTE concat_ws(' UNION ALL ',
+        CASE WHEN (p_selection).index_condition IS NOT NULL THEN
+                 format('SELECT %s FROM threadline.commit_stretches(threadline.commits_since($1), 9223372036854775807, false) AS b (stretch)
+                         CROSS JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x
+                                             WHERE threadline.stretch_of_commit(x.commit_no) = b.stretch AND %s AND %s OFFSET 0) x
+                         WHERE x.occurred_at >= $1', v_columns, (p_selection).index_condition, (p_selection).condition)
+             ELSE
+                 format('SELECT %s FROM threadline.readable_transaction x WHERE x.committed_at >= $1 AND x.occurred_at >= $1 AND %s', v_columns, (p_selection).condition) END,
+        format('SELECT %s FROM threadline.pending_transaction() x WHERE x.occurred_at >= $1 AND %s', v_columns, (p_selection).condition),
+        format('SELECT %s FROM ', v_columns) || (p_selection).by_action || ' AND x.occurred_at >= $1')
+    USING p_since;
+END
+$$;
+
+-- A statement for the next transactions of a selection with a commit_no between two numbers: an array of as many as make about p_want
+-- changes, at least one; NULL when there are no more. p_time: the time of the transaction at which they begin. p_table_id: those alone that
+-- changed the table, found by it.
+CREATE FUNCTION threadline.choosing_statement(p_selection threadline.selection, p_table_id integer, p_above bigint, p_below bigint, p_time timestamptz,
+                                              p_until timestamptz, p_newest_first boolean, p_want bigint)
+RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_direction constant text := CASE WHEN p_newest_first THEN 'DESC' ELSE 'ASC' END;
+    v_columns constant text := 'x.id, x.commit_no, x.committed_at, x.change_count, x.change_ids, x.actor_ref, x.action_id, x.correlation_id, x.request_id, x.job_id';
+    v_bounds constant text := format('x.commit_no > %s AND x.commit_no < %s AND x.occurred_at <= %L', p_above, p_below, p_until);
+    v_source text;
+BEGIN
+    -- Each source is cut by itself, since only so the planner reads no more of it than that.
+    IF p_table_id IS NOT NULL THEN
+        v_source := format('SELECT %s FROM (SELECT DISTINCT c.transaction_id FROM threadline.readable_change c WHERE c.table_id = %s) c
+                            CROSS JOIN LATERAL (SELECT t.* FROM threadline.readable_transaction t WHERE t.id = c.transaction_id OFFSET 0) x
+                            WHERE %s ORDER BY x.commit_no %s LIMIT %s', v_columns, p_table_id, v_bounds, v_direction, p_want);
+    ELSIF (p_selection).index_condition IS NOT NULL THEN
+        v_source := format('SELECT %s FROM threadline.commit_stretches(%s, %s, %L) AS b (stretch)
+                            CROSS JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x
+                                                WHERE threadline.stretch_of_commit(x.commit_no) = b.stretch AND %s AND %s AND %s
+                                                ORDER BY x.commit_no %s LIMIT %s) x
+                            LIMIT %9$s',
+                           v_columns, p_above, p_below, p_newest_first, (p_selection).index_condition, (p_selection).condition, v_bounds, v_direction, p_want);
+    ELSE
+        -- By time, and as many more as neighbours may stand the other way round.
+        v_source := format('SELECT %s FROM threadline.readable_transaction x WHERE x.committed_at %s %L AND %s AND %s ORDER BY x.committed_at %s, x.commit_no %6$s LIMIT %s',
+                           v_columns, CASE WHEN p_newest_first THEN '<=' ELSE '>=' END,
+                           CASE WHEN p_newest_first THEN coalesce((SELECT max(n.committed_at) FROM threadline.stamped_after(p_time) n), 'infinity')
+                                ELSE coalesce((SELECT min(n.committed_at) FROM threadline.stamped_until(p_time) n), '-infinity') END,
+                           v_bounds, (p_selection).condition, v_direction, p_want + 256);
+    END IF;
+    IF (p_selection).by_action IS NOT NULL AND p_table_id IS NULL THEN
+        v_source := format('(%s) UNION ALL (SELECT %s FROM %s AND %s ORDER BY x.commit_no %s LIMIT %s)',
+                           v_source, v_columns, (p_selection).by_action, v_bounds, v_direction, p_want);
+    END IF;
+    RETURN format('SELECT array_agg(ROW(t.id, t.commit_no, t.committed_at, t.change_count, t.change_ids, t.actor_ref, t.action_id,
+                                         t.correlation_id, t.request_id, t.job_id)::threadline.chosen_transaction ORDER BY t.n)
+                    FROM (SELECT x.*, row_number() OVER w AS n, sum(x.change_count) OVER w AS through
+                          FROM (%s) x
+                          WINDOW w AS (ORDER BY x.commit_no %s ROWS UNBOUNDED PRECEDING)) t
+                    WHERE t.n = 1 OR t.n <= %s AND t.through - t.change_count < %3$s AND t.through <= 20000', v_source, v_direction, p_want);
+END
+$$;
+
+-- The caller's own open transaction, if it is of the selection.
+CREATE FUNCTION threadline.own_transaction(p_selection threadline.selection, p_until timestamptz) RETURNS threadline.chosen_transaction[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $$
+DECLARE
+    v_row constant text := 'ROW(x.id, x.commit_no, x.committed_at, x.change_count, x.change_ids, x.actor_ref, x.action_id,
+                                x.correlation_id, x.request_id, x.job_id)::threadline.chosen_transaction';
     v_chosen threadline.chosen_transaction[];
 BEGIN
-    EXECUTE threadline.choosing_statement(p_statements, p_is_own, p_above, p_below, p_until, p_newest_first, p_want) INTO v_chosen;
+    EXECUTE format('SELECT array_agg(o.chosen) FROM (%s) o', concat_ws(' UNION ALL ',
+        format('SELECT %s AS chosen FROM threadline.pending_transaction() x WHERE x.occurred_at <= $1 AND %s', v_row, (p_selection).condition),
+        format('SELECT %s FROM ', v_row) || (p_selection).by_action || ' AND x.occurred_at <= $1 AND x.commit_no IS NULL'))
+    INTO v_chosen USING p_until;
     RETURN v_chosen;
 END
 $$;
@@ -151,8 +221,7 @@ BEGIN ATOMIC
     WHERE t.table_id = gaps_in_window.p_table_id AND g.reason <> 'not_yet_enabled';
 END;
 
--- The number below which no transaction has a change captured since then: transactions commit after they capture. Numbers are
--- drawn before the time is stamped, and clocks step: the first few hundred by time decide.
+-- The number below which no transaction has a change captured since then: transactions commit after they capture.
 CREATE FUNCTION threadline.commits_since(p_since timestamptz) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -161,12 +230,7 @@ BEGIN
         RETURN 0;
     END IF;
     RETURN coalesce((
-        SELECT min(n.commit_no) - 1
-        FROM (SELECT x.commit_no
-              FROM threadline.readable_transaction x
-              WHERE x.committed_at >= p_since
-              ORDER BY x.committed_at, x.commit_no
-              LIMIT 256) n), 9223372036854775806);
+        SELECT min(n.commit_no) - 1 FROM threadline.stamped_after(p_since - interval '1 microsecond') n), 9223372036854775806);
 END
 $$;
 
@@ -186,10 +250,12 @@ DECLARE
     v_op smallint;
     v_table_id integer;
     v_before record;
-    v_statements text[];
+    v_selection constant threadline.selection := threadline.selection_of(p_actor, p_correlation_id, p_request_id, p_job_id);
+    v_rare_table_id integer;
     v_own_is_next boolean;
     v_above bigint;
     v_below bigint := 9223372036854775807;
+    v_time timestamptz;
     v_want bigint;
     v_left bigint := p_max;
     v_got bigint;
@@ -216,9 +282,9 @@ BEGIN
         v_table_id := threadline.table_lookup(p_target);
         PERFORM threadline.require_readable(v_table_id, p_target);
     END IF;
-    SELECT c.id, c.transaction_id, c.statement_no, c.op, x.commit_no INTO v_before
+    SELECT c.id, c.transaction_id, c.statement_no, c.op, x.commit_no, x.committed_at INTO v_before
     FROM (SELECT c.* FROM threadline.readable_change c WHERE c.id = p_before AND c.op <> 2 OFFSET 0) c
-    CROSS JOIN LATERAL (SELECT x.commit_no FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
+    CROSS JOIN LATERAL (SELECT x.commit_no, x.committed_at FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
     IF NOT FOUND AND p_before IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
@@ -226,15 +292,19 @@ BEGIN
             DETAIL = 'It may have been purged meanwhile, and everything before it with it.',
             HINT = 'before_change takes the id of the last row of the page before; without it the answer starts with the newest change.';
     END IF;
-    v_statements := threadline.said_statements(p_actor, p_correlation_id, p_request_id, p_job_id);
     v_above := threadline.commits_since(v_since);
+    v_time := CASE WHEN p_newest_first THEN coalesce(v_before.committed_at, 'infinity') ELSE v_since END;
     IF v_before.commit_no IS NOT NULL THEN
         v_below := v_before.commit_no + 1;
     END IF;
     v_own_is_next := v_has_own AND p_newest_first AND v_before.commit_no IS NULL;
     v_want := least(CASE WHEN num_nulls(v_table_id, v_op, p_changed_field, p_match) = 4 THEN v_left ELSE greatest(v_left, 200) END, 20000);
     WHILE v_left IS NULL OR v_left > 0 LOOP
-        v_chosen := threadline.next_transactions(v_statements, v_own_is_next, v_above, v_below, v_until, p_newest_first, greatest(v_want, 1));
+        IF v_own_is_next THEN
+            v_chosen := threadline.own_transaction(v_selection, v_until);
+        ELSE
+            EXECUTE threadline.choosing_statement(v_selection, v_rare_table_id, v_above, v_below, v_time, v_until, p_newest_first, greatest(v_want, 1)) INTO v_chosen;
+        END IF;
         IF v_chosen IS NOT NULL THEN
             RETURN QUERY
             WITH page AS MATERIALIZED (
@@ -271,6 +341,7 @@ BEGIN
             v_own_is_next := true;
             CONTINUE;
         END IF;
+        v_time := v_chosen[cardinality(v_chosen)].committed_at;
         IF p_newest_first THEN
             v_below := v_chosen[cardinality(v_chosen)].commit_no;
         ELSE
@@ -280,7 +351,7 @@ BEGIN
         v_rounds := v_rounds + 1;
         -- The table's changes are rare: find its transactions by it.
         IF v_rounds = 3 AND num_nulls(p_actor, p_correlation_id, p_request_id, p_job_id) = 4 AND v_table_id IS NOT NULL THEN
-            v_statements := threadline.changed_statements(v_table_id);
+            v_rare_table_id := v_table_id;
         END IF;
     END LOOP;
 END

@@ -280,6 +280,9 @@ RETURN CASE WHEN (is_seen.p_viewer).transaction_id IS NULL THEN true
                 THEN pg_catalog.pg_visible_in_snapshot(is_seen.p_xid, (is_seen.p_viewer).snapshot)
             ELSE true END;
 
+CREATE VIEW threadline.readable_prepared AS
+SELECT p.origin, p.xid, p.stamped_at, p.known_at FROM threadline.prepared_transaction p;
+
 CREATE VIEW threadline.readable_action AS
 SELECT * FROM threadline.action_log;
 

@@ -5,7 +5,7 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-use super::buffer::{self, Summary};
+use super::buffer::{self, Summary, Uuid};
 use super::cost;
 use super::log::{self, TRANSACTION_FIELDS};
 use super::{known_partition, loss, partition_move, whole_table};
@@ -15,11 +15,11 @@ use crate::context::cause;
 use crate::context::settings::{self, FromComments, LastJson};
 use crate::context::statement::Statements;
 use crate::error::{Error, OrRaise};
-use crate::pg::datum::{self, text_datum};
+use crate::pg::datum::{self, Value, text_datum};
 use crate::pg::direct_insert::Field;
 use crate::pg::subtransaction::{being_committed, survive};
 use crate::pg::xact::{SubTransactionEvent, TransactionEvent};
-use crate::pg::{memory, relation, settings as session, types, user, xact};
+use crate::pg::{memory, relation, settings as session, spi, types, user, xact};
 
 pub fn on_transaction_event(event: TransactionEvent) {
     match event {
@@ -97,6 +97,9 @@ fn finish(prepared: bool) -> Result<(), Error> {
             loss::write_gaps();
         }
         buffer::set_stamped();
+        if prepared {
+            note_prepared(&summary.id);
+        }
         drop(measured);
         // Nobody knows what becomes of a prepared transaction.
         if !prepared {
@@ -104,6 +107,12 @@ fn finish(prepared: bool) -> Result<(), Error> {
         }
         Ok(())
     })
+}
+
+/// Until its second phase nobody sees the transaction.
+fn note_prepared(id: &Uuid) {
+    let arguments = [(pg_sys::UUIDOID, Some(Value::new(datum::bytes_datum(id))))];
+    user::as_owner(|| spi::execute("SELECT threadline.note_prepared($1)", &arguments));
 }
 
 /// Builds the fields of the transaction's row, in the log's column order; without a commit for a
