@@ -45,7 +45,7 @@ BEGIN
           AND (c.op >= 3 OR NOT v_counted)
         LIMIT 1
     ) c
-    JOIN threadline.readable_transaction x ON x.id = c.transaction_id;
+    CROSS JOIN LATERAL (SELECT x.change_ids FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
     RETURN (
         SELECT c.id
         FROM threadline.readable_change c
@@ -90,7 +90,7 @@ BEGIN
               AND (NOT v_counted OR c.op <= 2 OR c.op = 5 AND c.old_key IS NULL)
             LIMIT 1
         ) c
-        JOIN threadline.readable_transaction x ON x.id = c.transaction_id;
+        CROSS JOIN LATERAL (SELECT x.change_ids FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
         SELECT c.* INTO v_next
         FROM threadline.readable_change c
         WHERE c.table_id = p_change.table_id AND c.row_key = p_change.row_key AND c.key = p_change.key

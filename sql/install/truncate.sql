@@ -88,7 +88,7 @@ LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT o.commit_order, c.statement_no
     FROM threadline.readable_mark c
-    LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+    LEFT JOIN LATERAL (SELECT x.id, x.commit_no, x.origin, x.xid FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
     CROSS JOIN LATERAL (SELECT CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END) AS o (commit_order)
     WHERE c.table_id = last_mark.p_table_id AND c.id >= last_mark.p_from
       AND (last_mark.p_horizon IS NULL OR c.id < last_mark.p_horizon AND o.commit_order <= last_mark.p_horizon)

@@ -294,7 +294,7 @@ SELECT b.table_id, b.first_change_id, b.transaction_id, b.row_count, b.taken_at,
        CASE WHEN x.id IS NULL THEN b.taken_at ELSE x.committed_at END AS committed_at
 FROM threadline.baseline b
 JOIN threadline.readable_table t ON t.table_id = b.table_id
-LEFT JOIN threadline.readable_transaction x ON x.id = b.transaction_id;
+LEFT JOIN LATERAL (SELECT x.id, x.commit_no, x.committed_at FROM threadline.readable_transaction x WHERE x.id = b.transaction_id OFFSET 0) x ON true;
 
 -- Whether rows have the key they had after their key columns became of other types: integers and uuids are spelt the
 -- same as text, and found in the same place (plain in src/capture/row_key.rs).

@@ -36,7 +36,9 @@ def run(place, round_number):
     first = round_number * 10**9
     for table in KEYS:
         values = re.sub(r"\bg\b", ":id", VALUES[table])
-        path = place.script(f"large_{table}", f"\\set id :id + 1\nINSERT INTO {table} ({COLUMNS[table]}) VALUES ({values});\n")
+        # Every transaction is of another request, as those of applications are.
+        said = "SELECT set_config('threadline.request_id', gen_random_uuid()::text, true)"
+        path = place.script(f"large_{table}", f"\\set id :id + 1\nBEGIN;\n{said};\nINSERT INTO {table} ({COLUMNS[table]}) VALUES ({values});\nCOMMIT;\n")
         for whole_pages, name in MEASURED.items():
             configure(full_page_writes=whole_pages)
             psql("CHECKPOINT")

@@ -7,6 +7,7 @@ CREATE EXTENSION threadline_forensics;
 SELECT threadline.audit_enable('acct');
 VACUUM (ANALYZE, FREEZE) acct;
 
+SELECT :changes / :rows - 1 AS times \gset
 SELECT 'UPDATE acct SET abalance = abalance + 1' FROM generate_series(1, :times / 2) \gexec
 VACUUM acct;
 
