@@ -98,7 +98,7 @@ fn finish(prepared: bool) -> Result<(), Error> {
         }
         buffer::set_stamped();
         if prepared {
-            note_prepared(&summary.id);
+            note_prepared(&summary.id)?;
         }
         drop(measured);
         // Nobody knows what becomes of a prepared transaction.
@@ -110,9 +110,9 @@ fn finish(prepared: bool) -> Result<(), Error> {
 }
 
 /// Until its second phase nobody sees the transaction.
-fn note_prepared(id: &Uuid) {
+fn note_prepared(id: &Uuid) -> Result<(), Error> {
     let arguments = [(pg_sys::UUIDOID, Some(Value::new(datum::bytes_datum(id))))];
-    user::as_owner(|| spi::execute("SELECT threadline.note_prepared($1)", &arguments));
+    user::as_owner(|| spi::execute("SELECT threadline.note_prepared($1)", &arguments))
 }
 
 /// Builds the fields of the transaction's row, in the log's column order; without a commit for a
