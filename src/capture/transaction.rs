@@ -86,7 +86,8 @@ fn finish(prepared: bool) -> Result<(), Error> {
                 with_fields(&summary, Some((commit_no, types::now())), prepared, |fields| {
                     log::write_transaction(&summary.id, fields)
                 })
-            })
+            })?;
+            if prepared { note_prepared(&summary.id) } else { Ok(()) }
         };
         if summary.strict {
             stamp()?;
@@ -97,9 +98,6 @@ fn finish(prepared: bool) -> Result<(), Error> {
             loss::write_gaps();
         }
         buffer::set_stamped();
-        if prepared {
-            note_prepared(&summary.id)?;
-        }
         drop(measured);
         // Nobody knows what becomes of a prepared transaction.
         if !prepared {
@@ -112,7 +110,7 @@ fn finish(prepared: bool) -> Result<(), Error> {
 /// Until its second phase nobody sees the transaction.
 fn note_prepared(id: &Uuid) -> Result<(), Error> {
     let arguments = [(pg_sys::UUIDOID, Some(Value::new(datum::bytes_datum(id))))];
-    user::as_owner(|| spi::execute("SELECT threadline.note_prepared($1)", &arguments))
+    user::as_owner_through(c"prepared_transaction", || spi::execute("SELECT threadline.note_prepared($1)", &arguments))
 }
 
 /// Builds the fields of the transaction's row, in the log's column order; without a commit for a
