@@ -2,7 +2,9 @@
 
 pub mod key;
 pub mod keyed;
+pub mod point;
 pub mod respelling;
 pub mod row;
+pub mod stretches;
 mod text_form;
 pub mod travel;

@@ -12,6 +12,7 @@ pub mod event_trigger;
 pub mod ffi;
 pub mod function;
 pub mod index_insert;
+pub mod index_scan;
 pub mod leaf;
 pub mod memory;
 pub mod planner;

@@ -70,6 +70,8 @@ mod revert;
 mod revert_rows;
 #[path = "client/roles.rs"]
 mod roles;
+#[path = "client/row_at_once.rs"]
+mod row_at_once;
 #[path = "client/schema_capture.rs"]
 mod schema_capture;
 #[path = "client/standby_reads.rs"]

@@ -78,7 +78,7 @@ BEGIN
     IF commit_horizon.at = 'infinity' THEN
         RETURN 9223372036854775807;
     END IF;
-    RETURN coalesce((SELECT max(n.commit_no) FROM threadline.stamped_until(commit_horizon.at) n), 0);
+    RETURN threadline.horizon_at_once(commit_horizon.at);
 END
 $$;
 
@@ -125,7 +125,7 @@ DECLARE
     v_listed xid8;
     v_next constant xid8 := pg_snapshot_xmax(v_snapshot);
 BEGIN
-    IF settled.at = 'infinity' THEN
+    IF settled.at = 'infinity' OR threadline.settled_at_once(settled.at) THEN
         RETURN true;
     END IF;
     IF EXISTS (
@@ -235,8 +235,14 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.row_state(p_target regclass, p_key text, p_at timestamptz) RETURNS threadline.audit_row_state
+CREATE FUNCTION threadline.row_state_at_once(p_target regclass, p_key text, p_at timestamptz) RETURNS threadline.audit_row_state
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'row_state_at_once';
+COMMENT ON FUNCTION threadline.row_state_at_once(regclass, text, timestamptz) IS 'Internal: what row_state_by_query answers, where nothing unusual is in its way; else NULL.';
+
+CREATE FUNCTION threadline.row_state_by_query(p_target regclass, p_key text, p_at timestamptz) RETURNS threadline.audit_row_state
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+-- To plan all that it asks anew takes longer than the answer.
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_horizon constant bigint := threadline.commit_horizon(p_at);
@@ -279,6 +285,14 @@ BEGIN
         AND NOT EXISTS (SELECT FROM threadline.gaps_between(v_key.table_id, v_since, p_at))
         AND threadline.settled(p_at);
     RETURN v_state;
+END
+$$;
+
+CREATE FUNCTION threadline.row_state(p_target regclass, p_key text, p_at timestamptz) RETURNS threadline.audit_row_state
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce(threadline.row_state_at_once(p_target, p_key, p_at), threadline.row_state_by_query(p_target, p_key, p_at));
 END
 $$;
 

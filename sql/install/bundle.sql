@@ -252,7 +252,7 @@ BEGIN
         ) a ON true
         WHERE i.op <> 2
     ), nearby AS MATERIALIZED (
-        SELECT c AS change, c.id, c.transaction_id
+        SELECT c.*
         FROM threadline.audit_changes c
         WHERE c.id = ANY (ARRAY(SELECT n.previous_id FROM neighbour n UNION SELECT n.next_id FROM neighbour n))
     ), their_tx AS MATERIALIZED (
@@ -260,9 +260,9 @@ BEGIN
         FROM threadline.readable_transaction x
         WHERE x.id = ANY (ARRAY(SELECT DISTINCT n.transaction_id FROM nearby n))
     ), near_document AS MATERIALIZED (
-        SELECT n.id, to_jsonb(n.change) || jsonb_build_object('committed_at', x.committed_at, 'actor_ref', x.actor_ref) AS document
-        FROM nearby n
-        LEFT JOIN their_tx x ON x.id = n.transaction_id
+        -- What is put together is JSON text, turned into jsonb once at the end: that copies its parts at every level.
+        SELECT d.id, to_json(d) AS document
+        FROM (SELECT n.*, x.committed_at, x.actor_ref FROM nearby n LEFT JOIN their_tx x ON x.id = n.transaction_id) d
     ), statement AS MATERIALIZED (
         SELECT s.transaction_id, s.statement_no, threadline.statement_entry(tx.statements, s.statement_no) AS no
         FROM (SELECT DISTINCT o.transaction_id, o.statement_no FROM own o WHERE o.op <> 2) s
@@ -276,8 +276,8 @@ BEGIN
         WHERE o.op <> 2
     ), change AS MATERIALIZED (
         SELECT o.transaction_id, count(*) AS changes,
-               jsonb_agg(jsonb_build_object(
-                             'audit_change', to_jsonb(o.change),
+               json_agg(json_build_object(
+                             'audit_change', to_json(o.change),
                              'statement', s.no,
                              'change_diff', d.document,
                              'previous_change', p.document,
@@ -321,7 +321,7 @@ BEGIN
                'statements', (
                    SELECT coalesce(jsonb_agg(to_jsonb(s) ORDER BY s.no), '[]')
                    FROM threadline.audit_statements(tx.id) s),
-               'changes', coalesce(c.documents, '[]'),
+               'changes', coalesce(c.documents, '[]'::json),
                'schemas', coalesce(s.documents, '[]'),
                'coverage', jsonb_build_object(
                    'complete', coalesce(c.changes, 0) = tx.change_count AND g.documents IS NULL,

@@ -94,6 +94,32 @@ CREATE FUNCTION threadline.table_lookup(target regclass) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_lookup';
 COMMENT ON FUNCTION threadline.table_lookup(regclass) IS 'Internal: the captured table that a relation is, or is a partition of. Error 42704: it has never been under capture.';
 
+CREATE FUNCTION threadline.horizon_at_once(at timestamptz) RETURNS bigint
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'horizon_at_once';
+COMMENT ON FUNCTION threadline.horizon_at_once(timestamptz) IS 'Internal: the greatest commit_no among the 256 transactions that were stamped last before a time or at it, 0 when there is none.';
+
+CREATE FUNCTION threadline.settled_at_once(at timestamptz) RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'settled_at_once';
+COMMENT ON FUNCTION threadline.settled_at_once(timestamptz) IS 'Internal: true where a look that costs little proves what settled() is asked; where it is false, settled() has more to ask.';
+
+CREATE FUNCTION threadline.gapless_at_once(target regclass, since timestamptz, until timestamptz) RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'gapless_at_once';
+COMMENT ON FUNCTION threadline.gapless_at_once(regclass, timestamptz, timestamptz) IS 'Internal: true where nothing of a table''s record can be missing in (since, until], by a look that costs little; where it is false, readable_gap tells.';
+
+CREATE FUNCTION threadline.latest_op_at_once(target regclass, row_key bigint, key text) RETURNS smallint
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'latest_op_at_once';
+COMMENT ON FUNCTION threadline.latest_op_at_once(regclass, bigint, text) IS 'Internal: the op of what latest_change() finds of a key among all that the caller sees, by a look that costs little; NULL where there is none, or more than that look has to be asked.';
+
+CREATE TYPE threadline.row_known_at_once AS (
+    known boolean,
+    key   text,
+    image jsonb
+);
+
+CREATE FUNCTION threadline.typed_row_at_once(row_type anyelement, given text, at timestamptz) RETURNS threadline.row_known_at_once
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'typed_row_at_once';
+COMMENT ON FUNCTION threadline.typed_row_at_once(anyelement, text, timestamptz) IS 'Internal: a row as of a time where nothing unusual is in the way: known, with the key as the log has it, and the image, NULL when there was no row; it reads as the table''s type of now as it stands. NULL where typed_row_state() has more to ask.';
+
 CREATE FUNCTION threadline.digest_row_key(digest text) RETURNS bigint
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'digest_row_key';
 COMMENT ON FUNCTION threadline.digest_row_key(text) IS 'Internal: the number under which the log''s index has the digest of a row of a table without a key.';

@@ -64,23 +64,9 @@ BEGIN
 END
 $$;
 
--- The stretches of commit numbers that an index on what applications say has to be asked for, from the one of p_above to that of p_below:
--- the parts of such an index, in either order. One that no transaction is in costs a descent.
-CREATE FUNCTION threadline.commit_stretches(p_above bigint, p_below bigint, p_newest_first boolean) RETURNS SETOF integer
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_oldest constant bigint := (SELECT min(n.commit_no) FROM threadline.stamped_after('-infinity') n);
-    v_newest constant bigint := (SELECT max(n.commit_no) FROM threadline.stamped_until('infinity') n);
-    v_first constant integer := threadline.stretch_of_commit(greatest(p_above, v_oldest));
-    v_last constant integer := threadline.stretch_of_commit(least(p_below, v_newest));
-BEGIN
-    IF v_newest IS NOT NULL THEN
-        RETURN QUERY SELECT generate_series(CASE WHEN p_newest_first THEN v_last ELSE v_first END, CASE WHEN p_newest_first THEN v_first ELSE v_last END,
-                                            CASE WHEN p_newest_first THEN -1 ELSE 1 END);
-    END IF;
-END
-$$;
+CREATE FUNCTION threadline.commit_stretches(p_above bigint, p_below bigint, p_newest_first boolean) RETURNS TABLE (stretch integer)
+    LANGUAGE c STABLE ROWS 10 AS 'MODULE_PATHNAME', 'commit_stretches';
+COMMENT ON FUNCTION threadline.commit_stretches(bigint, bigint, boolean) IS 'Internal: the stretches from that of p_above to that of p_below for which the indexes on what applications say may have an entry, in either order. One that no transaction is in costs a descent.';
 
 -- All transactions of a selection whose first change was captured at p_since or later, the caller's own open one too.
 CREATE FUNCTION threadline.selected_transactions(p_selection threadline.selection, p_since timestamptz)
@@ -317,8 +303,11 @@ BEGIN
                 ORDER BY v_sign * x.commit_no, v_sign * c.statement_no, v_sign * c.op, v_sign * c.id
                 LIMIT v_left
             ), known AS MATERIALIZED (
-                SELECT t.table_id, NOT EXISTS (SELECT FROM threadline.gaps_in_window(t.table_id, v_since, v_until)) AS complete
-                FROM (SELECT DISTINCT p.table_id FROM page p) t
+                SELECT t.table_id,
+                       threadline.gapless_at_once(t.relation, greatest(v_since, t.enabled_at), v_until)
+                           OR NOT EXISTS (SELECT FROM threadline.gaps_in_window(t.table_id, v_since, v_until)) AS complete
+                FROM threadline.readable_table t
+                WHERE t.table_id = ANY (ARRAY(SELECT p.table_id FROM page p))
             )
             SELECT p.id, p.transaction_id, p.table_schema, p.table_name, p.table_pk, p.old_pk, p.op_name, p.changed_fields,
                    p.old_image, p.new_image, p.captured_at, p.statement_no, p.schema_version,

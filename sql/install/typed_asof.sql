@@ -126,14 +126,32 @@ COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
 -- a query asks for keys (src/history/keyed.rs) and keeps the query's own condition. key_columns: their names when it
 -- was planned, as a JSON array.
 CREATE FUNCTION threadline.keyed_as_of(row_type anyelement, at timestamptz, key_columns text, keys text[]) RETURNS SETOF anyelement
-LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp SET jit = off
+LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, pg_temp
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+-- To plan all that it asks anew takes longer than the answer.
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    v_at_once threadline.row_known_at_once;
     v_table record;
     v_given text;
     v_found record;
     v_done text[] := '{}';
 BEGIN
+    IF cardinality(keyed_as_of.keys) = 1 THEN
+        BEGIN
+            v_at_once := threadline.typed_row_at_once(keyed_as_of.row_type, keyed_as_of.keys[1], keyed_as_of.at);
+        EXCEPTION WHEN numeric_value_out_of_range OR string_data_right_truncation THEN
+            RETURN;
+        END;
+        IF v_at_once.known THEN
+            IF v_at_once.image IS NOT NULL THEN
+                RETURN NEXT jsonb_populate_record(CASE WHEN false THEN keyed_as_of.row_type END, v_at_once.image);
+            END IF;
+            RETURN;
+        END IF;
+    END IF;
     SELECT t.table_id, t.relation, r.key_columns INTO v_table
     FROM threadline.table_of_type(pg_typeof(keyed_as_of.row_type)) t
     JOIN threadline.readable_table r ON r.table_id = t.table_id;
@@ -172,14 +190,24 @@ CREATE FUNCTION threadline.typed_row_state(p_row_type anyelement, p_key text, p_
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 -- Texts are read in the settings they were written in.
 SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+-- To plan all that it asks anew takes longer than the answer.
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    v_at_once threadline.row_known_at_once;
     v_table record;
     v_counted boolean;
     v_since timestamptz;
     v_state threadline.audit_row_state;
     v_change record;
 BEGIN
+    v_at_once := threadline.typed_row_at_once(p_row_type, p_key, p_at);
+    IF v_at_once.known THEN
+        IF v_at_once.image IS NOT NULL THEN
+            RETURN NEXT jsonb_populate_record(CASE WHEN false THEN p_row_type END, v_at_once.image);
+        END IF;
+        RETURN;
+    END IF;
     SELECT t.table_id, t.relation INTO v_table FROM threadline.table_of_type(pg_typeof(p_row_type)) t;
     v_counted := threadline.is_full_row(v_table.table_id);
     v_state := threadline.row_state(v_table.relation, p_key, p_at);

@@ -103,12 +103,6 @@ pub fn origin(call: &mut Call) -> pg_sys::Datum {
     call.return_value(Some(xact::system_identifier().into()))
 }
 
-/// `threadline.stretch_of_commit(commit_no)`
-pub fn stretch_of_commit(call: &mut Call) -> pg_sys::Datum {
-    let commit_no = call.value(0).map_or(0, |number| number.datum().value() as i64);
-    call.return_value(Some(i32::try_from(commit_no >> 24).unwrap_or(i32::MAX).into()))
-}
-
 /// `threadline.next_xid()`
 pub fn next_xid(call: &mut Call) -> pg_sys::Datum {
     call.return_value(Some((xact::next_full_xid() as i64).into()))

@@ -178,6 +178,15 @@ impl Plan {
         &self.shape
     }
 
+    /// Whether an image recorded under a version is a row of the table's type of now as it stands: nothing was renamed, dropped,
+    /// retyped or redefined since, and nothing is redacted.
+    pub fn reads_as_recorded(&self, version: i32) -> bool {
+        self.shape.iter().all(|column| column.redact.is_none())
+            && self.latest.as_ref().is_some_and(|latest| {
+                latest.number == version && latest.shape.columns == self.shape && latest.shape.types == self.definitions
+            })
+    }
+
     /// For images of an update that changed the columns at these places, which are in ascending order.
     pub fn changed_columns(&self, places: &[usize]) -> Rc<ChangedColumns> {
         let mut last = self.last_changed.borrow_mut();

@@ -45,9 +45,21 @@ pub enum OnError {
     Warn,
 }
 
+/// In which sessions a table's triggers fire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fires {
+    /// Not in those of the replica role.
+    #[default]
+    Origin,
+    /// In every one.
+    Always,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Options {
+    pub fires: Fires,
     pub image: Image,
     pub on_error: OnError,
     pub skip_noop: bool,
@@ -101,6 +113,8 @@ pub struct Policy {
     pub placeholder: Vec<u8>,
     pub options: Options,
     pub enabled: bool,
+    /// Once captured under other key columns.
+    pub rekeyed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +141,7 @@ mod column {
     pub const PLACEHOLDER: usize = 11;
     pub const OPTIONS: usize = 12;
     pub const ENABLED: usize = 13;
+    pub const REKEYED: usize = 18;
     pub const MASK_PATHS: usize = 19;
     pub const MASK_PATH_ATTNUMS: usize = 20;
 }
@@ -174,6 +189,7 @@ pub fn find(relid: pg_sys::Oid) -> Result<Option<Policy>, Error> {
                 placeholder: get(column::PLACEHOLDER).payload().to_vec(),
                 options: serde_json::from_slice(&types::jsonb_text(get(column::OPTIONS))).unwrap_or_default(),
                 enabled: get(column::ENABLED).as_bool(),
+                rekeyed: get(column::REKEYED).as_bool(),
             };
             let better =
                 found.as_ref().is_none_or(|(best_fits, best)| (fits, policy.table_id) > (*best_fits, best.table_id));
@@ -347,6 +363,7 @@ mod tests {
             placeholder: Vec::new(),
             options: Options::default(),
             enabled: true,
+            rekeyed: false,
         }
     }
 

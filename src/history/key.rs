@@ -55,7 +55,8 @@ pub fn plan_of_history(target: pg_sys::Oid) -> Result<Rc<Plan>, Error> {
     })
 }
 
-fn look_up(target: pg_sys::Oid, given: Option<&[u8]>) -> Result<(i32, i64, Vec<u8>), Error> {
+/// The table, row_key and key (as a varlena, header included) of the row that a caller's key stands for.
+pub fn look_up(target: pg_sys::Oid, given: Option<&[u8]>) -> Result<(i32, i64, Vec<u8>), Error> {
     let plan = plan_of_history(target)?;
     let names: Vec<String> =
         plan.key.iter().map(|place| for_message(&plan.columns[*place].name).into_owned()).collect();

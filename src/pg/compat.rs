@@ -34,6 +34,25 @@ pub unsafe fn finish_index_insert(index: pg_sys::Relation, info: *mut pg_sys::In
     let _ = (index, info);
 }
 
+/// Begins to read a table by an index.
+///
+/// # Safety
+/// Table and index are open; the snapshot lives as long as the scan.
+pub unsafe fn begin_index_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::index_beginscan(table, index, snapshot, keys, 0);
+        #[cfg(feature = "pg18")]
+        return pg_sys::index_beginscan(table, index, snapshot, core::ptr::null_mut(), keys, 0);
+    }
+}
+
 /// Whether `role` owns the relation (or is a superuser).
 pub fn owns_relation(relid: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-up with plain values.

@@ -82,6 +82,12 @@ impl Value {
         Value::new(unsafe { pg_sys::pg_detoast_datum_packed(self.datum.cast_mut_ptr()) }.into())
     }
 
+    /// A varlena as a copy in the current memory context, decompressed and fetched from TOAST.
+    pub fn kept(self) -> Value {
+        // SAFETY: a varlena datum.
+        Value::new(unsafe { pg_sys::pg_detoast_datum_copy(self.datum.cast_mut_ptr()) }.into())
+    }
+
     /// Whether two values of one column are the same to the last byte.
     pub fn same(self, other: Value, storage: Storage) -> bool {
         if storage.by_value {

@@ -100,6 +100,10 @@ impl<'call> Call<'call> {
             }
             let mut desc: pg_sys::TupleDesc = core::ptr::null_mut();
             pg_sys::get_call_result_type(self.fcinfo, core::ptr::null_mut(), &mut desc);
+            if desc.is_null() {
+                // Of one column, which makes no row type.
+                desc = (*info).expectedDesc;
+            }
             assert!(!desc.is_null());
             let previous = pg_sys::CurrentMemoryContext;
             pg_sys::CurrentMemoryContext = (*(*info).econtext).ecxt_per_query_memory;

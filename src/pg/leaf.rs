@@ -160,6 +160,11 @@ fn lock_leaf(parent: &OpenRelation, key: PartitionKey) -> (OpenRelation, Rows) {
     }
 }
 
+/// The partition of an open table in which a row with the key is.
+pub fn holding(parent: &OpenRelation, key: PartitionKey) -> pg_sys::Oid {
+    leaf_of(parent, key).0
+}
+
 /// The partition whose range holds the key, else the default partition.
 fn leaf_of(parent: &OpenRelation, key: PartitionKey) -> (pg_sys::Oid, Rows) {
     // SAFETY: the parent is open and locked; a range-partitioned table's bound arrays have ndatums entries,

@@ -54,6 +54,20 @@ impl OpenRelation {
         unsafe { (*(*self.as_ptr()).rd_rel).relkind as u8 }
     }
 
+    pub fn is_partition(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe { (*(*self.as_ptr()).rd_rel).relispartition }
+    }
+
+    /// The partitions of a partitioned table, in the order of their ranges, the default partition last.
+    pub fn partitions(&self) -> Vec<pg_sys::Oid> {
+        // SAFETY: the relation is open and partitioned; the description has nparts OIDs and lives as long as the relation is open.
+        unsafe {
+            let partitions = &*pg_sys::RelationGetPartitionDesc(self.as_ptr(), true);
+            (0..partitions.nparts as usize).map(|place| *partitions.oids.add(place)).collect()
+        }
+    }
+
     /// The role that owns it.
     pub fn owner(&self) -> pg_sys::Oid {
         // SAFETY: the relation is open.
@@ -155,10 +169,20 @@ impl Row {
     /// # Safety
     /// `slot` holds a row and keeps it while the `Row` is used.
     pub unsafe fn of_slot(slot: *mut pg_sys::TupleTableSlot) -> Row {
-        // SAFETY: after slot_getallattrs the slot's arrays hold natts entries.
+        // SAFETY: by the caller's promise.
+        unsafe { Row::of_first(slot, (*(*slot).tts_tupleDescriptor).natts as usize) }
+    }
+
+    /// The row's first columns.
+    ///
+    /// # Safety
+    /// As `of_slot`; the row has that many columns.
+    pub unsafe fn of_first(slot: *mut pg_sys::TupleTableSlot, count: usize) -> Row {
+        // SAFETY: by the caller's promise; the slot's arrays hold tts_nvalid entries.
         unsafe {
-            pg_sys::slot_getallattrs(slot);
-            let count = (*(*slot).tts_tupleDescriptor).natts as usize;
+            if ((*slot).tts_nvalid as usize) < count {
+                pg_sys::slot_getsomeattrs_int(slot, count as i32);
+            }
             Row {
                 values: core::slice::from_raw_parts((*slot).tts_values, count).to_vec(),
                 nulls: core::slice::from_raw_parts((*slot).tts_isnull, count).to_vec(),

@@ -42,6 +42,14 @@ pub fn each_row(relation: &OpenRelation, mut visit: impl FnMut(&Row)) {
     });
 }
 
+/// Visits the rows of a table that the active snapshot shows, as long as `visit` says.
+pub fn each_seen_row(relation: &OpenRelation, mut visit: impl FnMut(&Row) -> bool) {
+    // SAFETY: a read function runs under an active snapshot.
+    let snapshot = unsafe { pg_sys::GetActiveSnapshot() };
+    // SAFETY: the slot holds a row of the relation.
+    each_slot(relation, snapshot, |slot| visit(&unsafe { Row::of_slot(slot) }));
+}
+
 /// How many rows `each_row` would visit; no more than `at_most` are looked at.
 pub fn count_rows(relation: &OpenRelation, at_most: u64) -> u64 {
     let mut count = 0;

@@ -2,7 +2,8 @@
 
 use pgrx::pg_sys;
 
-use super::relation::Row;
+use super::planner::own_function;
+use super::relation::{OpenRelation, Row};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowEvent {
@@ -254,4 +255,27 @@ pub(super) unsafe fn command_of_insert(header: pg_sys::HeapTupleHeader) -> i32 {
             (*header).t_choice.t_heap.t_field3.t_cid as i32
         }
     }
+}
+
+/// Whether a table has our triggers as audit_enable() makes them, enabled for sessions of the origin role or, if `always`, for
+/// every one: none of trigger_findings() in sql/install/triggers.sql.
+pub fn is_armed(table: &OpenRelation, always: bool) -> bool {
+    const ROW: u32 = pg_sys::TRIGGER_TYPE_ROW
+        | pg_sys::TRIGGER_TYPE_INSERT
+        | pg_sys::TRIGGER_TYPE_UPDATE
+        | pg_sys::TRIGGER_TYPE_DELETE;
+    const TRUNCATE: u32 = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_TRUNCATE;
+    [(c"capture_row", ROW), (c"capture_truncate", TRUNCATE)].into_iter().all(|(name, kind)| {
+        let Some(function) = own_function(name, &[]) else { return false };
+        // SAFETY: the table is open.
+        unsafe { triggers_of(table.as_ptr()) }.iter().any(|trigger| {
+            let enabled = trigger.tgenabled as u8;
+            trigger.tgfoid == function
+                && trigger.tgtype as u32 == kind
+                && trigger.tgqual.is_null()
+                && trigger.tgnattr == 0
+                && trigger.tgconstraint == pg_sys::InvalidOid
+                && (enabled == pg_sys::TRIGGER_FIRES_ALWAYS || enabled == pg_sys::TRIGGER_FIRES_ON_ORIGIN && !always)
+        })
+    })
 }

@@ -198,6 +198,26 @@ pub fn next_full_xid() -> u64 {
     unsafe { pg_sys::ReadNextFullTransactionId().value }
 }
 
+/// The lowest xid, with its epoch, that may be in flight for the active snapshot, our own excepted; on a standby, where commits may
+/// wait to be replayed, the lowest that ended as little for it.
+pub fn oldest_in_flight() -> u64 {
+    // SAFETY: a read function runs under an active snapshot, whose xip has xcnt entries.
+    let lowest = unsafe {
+        let snapshot = &*pg_sys::GetActiveSnapshot();
+        if snapshot.takenDuringRecovery || pg_sys::RecoveryInProgress() {
+            snapshot.xmin
+        } else {
+            (0..snapshot.xcnt as usize)
+                .map(|place| *snapshot.xip.add(place))
+                .filter(|xid| !pg_sys::TransactionIdIsCurrentTransactionId(*xid))
+                .fold(snapshot.xmax, |low, xid| if pg_sys::TransactionIdPrecedes(xid, low) { xid } else { low })
+        }
+    };
+    let next = next_full_xid();
+    // Of the last 2^32 xids the one that ends so.
+    next - u64::from((next as u32).wrapping_sub(lowest.into_inner()))
+}
+
 /// When the oldest transaction of this database that is writing now, our own excepted, started; None when none is.
 pub fn oldest_other_writer() -> Option<i64> {
     // SAFETY: a plain variable.

@@ -221,7 +221,40 @@ SELECT pg_temp.expect('in the past the four sums agree, and the transaction''s e
     :past_accounts = :past_tellers AND :past_tellers = :past_branches AND :past_branches = :past_history AND time_travelling_at() IS NULL);
 \t off
 
-\echo '9. CAN THE HISTORY BE TRUSTED? Replayed from the baseline, it must give the tables as they are.'
+\echo '9. WHAT DID IT COME TO? The net effect on each account from just before its commit.'
+\set ECHO queries
+SELECT op, table_pk, changed_fields, before -> 'abalance' AS before, after -> 'abalance' AS after, changes
+FROM audit_diff('pgbench_accounts', :'before_commit', :'committed_at')
+ORDER BY (table_pk ->> 'aid')::int;
+\set ECHO none
+\t on
+SELECT pg_temp.expect('the difference is the job''s amount, in the job''s rows',
+    count(*) = :truth_rows AND sum((after ->> 'abalance')::int - (before ->> 'abalance')::int) = :truth_amount)
+FROM audit_diff('pgbench_accounts', :'before_commit', :'committed_at');
+\t off
+
+\echo '10. TAKE IT BACK. First what would be done, rehearsed: an account that was used since would be left, and said to be.'
+\set ECHO queries
+SELECT status, statement, detail FROM audit_revert(:'guilty', mode => 'nonconflict_only') ORDER BY step;
+\set ECHO none
+\t on
+SELECT pg_temp.expect('the rehearsal changed nothing', (SELECT sum(abalance) FROM pgbench_accounts) = :sum_accounts);
+\t off
+\set ECHO queries
+SELECT status, count(*) FROM audit_revert(:'guilty', mode => 'nonconflict_only', dry_run => false, confirm => true) GROUP BY status ORDER BY status;
+SELECT (SELECT sum(abalance) FROM pgbench_accounts) AS accounts, (SELECT sum(tbalance) FROM pgbench_tellers) AS tellers,
+       (SELECT sum(bbalance) FROM pgbench_branches) AS branches, (SELECT sum(delta) FROM pgbench_history) AS history;
+SELECT a.name, t.change_count FROM audit_actions a JOIN audit_transactions t ON t.action_id = a.id WHERE a.name = 'threadline.revert';
+\set ECHO none
+\t on
+SELECT pg_temp.expect('the books agree again, but for what the job gave to accounts that were used since',
+    (SELECT sum(abalance) FROM pgbench_accounts) - :sum_branches = coalesce(sum(10 * ((c.table_pk ->> 'aid')::int % 7 + 1)), 0))
+FROM audit_changes_for_transaction(:'guilty') c
+WHERE EXISTS (SELECT FROM audit_history('pgbench_accounts', (c.table_pk ->> 'aid')::bigint) h
+              WHERE h.id > c.id AND h.action_name IS DISTINCT FROM 'threadline.revert');
+\t off
+
+\echo '11. CAN THE HISTORY BE TRUSTED? Replayed from the baseline, it must give the tables as they are.'
 \set ECHO queries
 SELECT t AS table_name, r->>'verdict' AS verdict, r->>'events_processed' AS events, r->>'transactions' AS transactions, r->>'complete' AS complete
 FROM unnest(ARRAY['pgbench_accounts', 'pgbench_branches', 'pgbench_tellers', 'pgbench_history']) t

@@ -96,9 +96,15 @@ pub struct Oracle<'a> {
     pub s: &'a mut Session,
     random: Random,
     pub verdict: Verdict,
+    /// Answers read straight from the log.
+    at_once: u64,
 }
 
-impl Oracle<'_> {
+impl<'a> Oracle<'a> {
+    fn new(s: &'a mut Session, seed: u64) -> Self {
+        Oracle { s, random: Random::new(seed), verdict: Verdict::default(), at_once: 0 }
+    }
+
     /// `at` is SQL.
     fn typed(&mut self, what: &str, table: usize, at: &str, contents: &Contents) {
         let name = TABLES[table].name;
@@ -154,8 +160,20 @@ impl Oracle<'_> {
         let found = self
             .s
             .column(&format!("SELECT r::text FROM threadline.audit_row_as_of(NULL::{name}, '{key}'::jsonb, {at}) r"));
-        let what = format!("audit_row_as_of(NULL::{name}, {key}, {at}) {what}");
-        self.verdict.compare(&what, kept.iter().map(|kept| &kept.row), &found);
+        self.verdict.compare(
+            &format!("audit_row_as_of(NULL::{name}, {key}, {at}) {what}"),
+            kept.iter().map(|kept| &kept.row),
+            &found,
+        );
+        let both = self.s.rows(&format!(
+            "SELECT threadline.row_state_at_once('{name}', '{key}', {at})::text, threadline.row_state_by_query('{name}', '{key}', {at})::text"
+        ));
+        if let [Some(at_once), by_query] = both[0].as_slice() {
+            self.at_once += 1;
+            self.verdict.expect(Some(at_once) == by_query.as_ref(), || {
+                format!("{name} {key} as of {at}: {at_once} at once, {by_query:?} by query")
+            });
+        }
     }
 }
 
@@ -340,7 +358,7 @@ fn every_past_state_is_the_one_that_was_read() {
     let mut committed = Vec::new();
     let mut seen = Vec::new();
     let mut tally = Tally::default();
-    let mut oracle = Oracle { s: &mut s, random: Random::new(seed), verdict: Verdict::default() };
+    let mut oracle = Oracle::new(&mut s, seed);
     let (points, snapshots) = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..SESSIONS)
             .map(|number| {
@@ -356,7 +374,7 @@ fn every_past_state_is_the_one_that_was_read() {
         let snapshots = scope.spawn(|| {
             let mut s = db.session();
             s.run("SET TimeZone = 'UTC'");
-            let mut oracle = Oracle { s: &mut s, random: Random::new(seed), verdict: Verdict::default() };
+            let mut oracle = Oracle::new(&mut s, seed);
             let taken = snapshots(&mut oracle, &gates, until);
             (taken, oracle.verdict)
         });
@@ -383,10 +401,11 @@ fn every_past_state_is_the_one_that_was_read() {
         oracle.s.assert_replay_holds(table.name);
     }
     let Verdict { states, rows, mismatches } = &oracle.verdict;
+    let at_once = oracle.at_once;
     // Past the harness's capture, as the seed is.
     let _ = writeln!(
         std::io::stderr(),
-        "concurrent_as_of: {states} states compared, {rows} rows, {} mismatches, seed {seed}\n  \
+        "concurrent_as_of: {states} states compared, {rows} rows, {} mismatches, {at_once} rows read at once, seed {seed}\n  \
          points {}, snapshots {} of which comparable {comparable}, transactions that looked {}, times between disordered stamps {disordered}\n  \
          committed {} {:?}, rolled back {}, savepoints undone {}, retried {}, failures {:?}",
         mismatches.len(),
@@ -400,6 +419,6 @@ fn every_past_state_is_the_one_that_was_read() {
         tally.retried,
         tally.failures
     );
-    assert!(order.len() > 20 && comparable > 0, "the run must have done something");
+    assert!(order.len() > 20 && comparable > 0 && at_once > 0, "the run must have done something");
     assert!(mismatches.is_empty(), "{:#?}", mismatches.iter().take(12).collect::<Vec<_>>());
 }
