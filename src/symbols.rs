@@ -31,12 +31,14 @@ crate::sql_functions! {
     digest_row_key / pg_finfo_digest_row_key => crate::history::key::digest_row_key;
     present_shape / pg_finfo_present_shape => crate::history::key::present_shape;
     typed_row_at_once / pg_finfo_typed_row_at_once => crate::history::point::typed_row_at_once;
+    has_marks / pg_finfo_has_marks => crate::history::point::has_marks;
     horizon_at_once / pg_finfo_horizon_at_once => crate::history::point::horizon_at_once;
     settled_at_once / pg_finfo_settled_at_once => crate::history::point::settled_at_once;
     gapless_at_once / pg_finfo_gapless_at_once => crate::history::point::gapless_at_once;
     latest_op_at_once / pg_finfo_latest_op_at_once => crate::history::point::latest_op_at_once;
     row_state_at_once / pg_finfo_row_state_at_once => crate::history::point::row_state_at_once;
     row_image / pg_finfo_row_image => crate::history::row::row_image;
+    object_keys / pg_finfo_object_keys => crate::history::row::object_keys;
     row_exact / pg_finfo_row_exact => crate::history::row::row_exact;
     row_key / pg_finfo_row_key => crate::history::row::row_key;
     as_of_support / pg_finfo_as_of_support => crate::history::keyed::as_of_support;

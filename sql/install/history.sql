@@ -40,6 +40,15 @@ CREATE TYPE threadline.row_tenure AS (
     to_op          smallint
 );
 
+-- A change, by where it stands; end_id: behind the last change of its transaction.
+CREATE TYPE threadline.place_in_history AS (
+    id             bigint,
+    transaction_id uuid,
+    statement_no   integer,
+    op             smallint,
+    end_id         bigint
+);
+
 CREATE FUNCTION threadline.require_readable(p_table_id integer, p_target regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -274,7 +283,7 @@ LANGUAGE plpgsql STABLE ROWS 100
 SET search_path = pg_catalog, pg_temp SET jit = off SET cursor_tuple_fraction = 0
 AS $$
 DECLARE
-    v_before record;
+    v_before threadline.place_in_history;
     v_changes CURSOR FOR
         SELECT c.*
         FROM threadline.readable_change_newest c
@@ -297,9 +306,11 @@ DECLARE
     v_last uuid;
     v_count bigint := 0;
 BEGIN
-    SELECT c.id, c.transaction_id, c.statement_no, c.op, upper(x.change_ids) AS end_id INTO v_before
-    FROM (SELECT c.* FROM threadline.readable_change c WHERE c.id = p_before OFFSET 0) c
-    CROSS JOIN LATERAL (SELECT x.change_ids FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
+    IF p_before IS NOT NULL THEN
+        SELECT c.id, c.transaction_id, c.statement_no, c.op, upper(x.change_ids) INTO v_before
+        FROM (SELECT c.* FROM threadline.readable_change c WHERE c.id = p_before OFFSET 0) c
+        CROSS JOIN LATERAL (SELECT x.change_ids FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x;
+    END IF;
     FOR v_change IN v_changes LOOP
         EXIT WHEN v_count >= p_max AND v_change.transaction_id IS DISTINCT FROM v_last;
         RETURN NEXT v_change;
@@ -384,6 +395,7 @@ DECLARE
     v_since constant timestamptz := coalesce(p_since, '-infinity');
     v_until constant timestamptz := coalesce(p_until, 'infinity');
     v_table_id constant integer := threadline.table_lookup(p_target);
+    v_has_marks constant boolean := threadline.has_marks(p_target);
     v_key record;
     v_table record;
     v_complete boolean;
@@ -420,7 +432,7 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT p.* FROM threadline.row_page(v_key.table_id, t, v_since, v_until, p_before, p_max) p
             UNION ALL
-            SELECT m.* FROM threadline.row_marks(v_key.table_id, t, v_since, v_until, p_before) m
+            SELECT m.* FROM threadline.row_marks(v_key.table_id, t, v_since, v_until, p_before) m WHERE v_has_marks
             UNION ALL
             SELECT d.* FROM threadline.row_departures(v_key.table_id, t.row_key, t.key, v_since, v_until, p_before) d
             WHERE cardinality(v_table.key_columns) = 0 AND t.key = v_key.key

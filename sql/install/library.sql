@@ -94,6 +94,10 @@ CREATE FUNCTION threadline.table_lookup(target regclass) RETURNS integer
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'table_lookup';
 COMMENT ON FUNCTION threadline.table_lookup(regclass) IS 'Internal: the captured table that a relation is, or is a partition of. Error 42704: it has never been under capture.';
 
+CREATE FUNCTION threadline.has_marks(target regclass) RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'has_marks';
+COMMENT ON FUNCTION threadline.has_marks(regclass) IS 'Internal: false where it is certain that no TRUNCATE of the table is recorded as one change.';
+
 CREATE FUNCTION threadline.horizon_at_once(at timestamptz) RETURNS bigint
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'horizon_at_once';
 COMMENT ON FUNCTION threadline.horizon_at_once(timestamptz) IS 'Internal: the greatest commit_no among the 256 transactions that were stamped last before a time or at it, 0 when there is none.';
@@ -109,6 +113,10 @@ COMMENT ON FUNCTION threadline.gapless_at_once(regclass, timestamptz, timestampt
 CREATE FUNCTION threadline.latest_op_at_once(target regclass, row_key bigint, key text) RETURNS smallint
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'latest_op_at_once';
 COMMENT ON FUNCTION threadline.latest_op_at_once(regclass, bigint, text) IS 'Internal: the op of what latest_change() finds of a key among all that the caller sees, by a look that costs little; NULL where there is none, or more than that look has to be asked.';
+
+CREATE FUNCTION threadline.object_keys(object jsonb) RETURNS text[]
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'object_keys';
+COMMENT ON FUNCTION threadline.object_keys(jsonb) IS 'Internal: the names at the top of a JSON object, sorted bytewise; NULL when there are none.';
 
 CREATE TYPE threadline.row_known_at_once AS (
     known boolean,

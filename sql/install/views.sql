@@ -168,8 +168,7 @@ SELECT c.id, c.captured_at, c.row_key, c.transaction_id, c.table_id, c.statement
             WHEN t.rekeyed THEN threadline.key_object((SELECT v.key_columns FROM threadline.table_version v WHERE v.table_id = c.table_id AND v.version = c.schema_version LIMIT 1), c.old_key)
             ELSE threadline.key_object(t.key_columns, c.old_key) END AS old_pk,
        threadline.op_name(c.op) AS op_name,
-       CASE WHEN c.op IN (5, 6) AND c.old_image IS NOT NULL
-            THEN (SELECT pg_catalog.array_agg(k.name ORDER BY k.name COLLATE "C") FROM pg_catalog.jsonb_object_keys(c.old_image) AS k (name)) END AS changed_fields,
+       CASE WHEN c.op IN (5, 6) THEN threadline.object_keys(c.old_image) END AS changed_fields,
        c.old_exact,
        CASE WHEN c.op <> 6 THEN c.new_exact ELSE d.state[2] END AS new_exact
 FROM threadline.stored_change c
@@ -230,6 +229,12 @@ SELECT c.id, c.transaction_id, c.table_id, c.row_key, c.key, c.op, c.statement_n
 FROM threadline.stored_change c
 WHERE c.table_id = ANY (ARRAY(SELECT t.table_id FROM threadline.readable_table t))
 ORDER BY c.id;
+
+-- Where changes stand in the order of a transaction, without their images.
+CREATE VIEW threadline.readable_place WITH (security_barrier) AS
+SELECT c.id, c.transaction_id, c.table_id, c.captured_at, c.statement_no, least(c.op, 5::smallint) AS op
+FROM threadline.stored_change c
+WHERE c.table_id = ANY (ARRAY(SELECT t.table_id FROM threadline.readable_table t));
 
 -- Helper rows "the row that bears key came from old_key"; holder is the negative table_id they are indexed under.
 CREATE VIEW threadline.readable_arrival WITH (security_barrier) AS

@@ -19,7 +19,7 @@ use crate::pg::direct_insert::PartitionKey;
 use crate::pg::function::Call;
 use crate::pg::index_scan::Comparison::{Above, AtLeast, AtMost, Below, Equals};
 use crate::pg::index_scan::Direction::{Backward, Forward};
-use crate::pg::index_scan::{Operand, each_by_index};
+use crate::pg::index_scan::{Operand, each_by_index, each_entry};
 use crate::pg::relation::{self, OpenRelation, own_relation};
 use crate::pg::{leaf, scan, trigger, types, user, xact};
 
@@ -178,6 +178,16 @@ pub fn latest_op_at_once(call: &mut Call) -> pg_sys::Datum {
     call.return_value(latest.map(Into::into))
 }
 
+/// `threadline.has_marks(target)`: whether a TRUNCATE of the table is recorded by a mark; true where it is not known at once.
+pub fn has_marks(call: &mut Call) -> pg_sys::Datum {
+    let known = || {
+        let plan = usual(call.oid(0)?).filter(|_| buffer::is_empty())?;
+        Log::open(plan.policy.table_id)?.has_mark(0)
+    };
+    let known = known().unwrap_or(true);
+    call.return_value(Some(known.into()))
+}
+
 /// `threadline.horizon_at_once(at)`: what commit_horizon() in asof.sql asks of the log.
 pub fn horizon_at_once(call: &mut Call) -> pg_sys::Datum {
     let Some(at) = call.value(0).map(Value::as_i64) else { return call.return_null() };
@@ -266,30 +276,25 @@ impl Transactions {
     /// The greatest commit_no that counts at a time, 0 when there is none.
     fn commit_horizon(&self, at: i64) -> Option<i64> {
         use column::transaction::{COMMIT_NO, COMMITTED_AT};
-        let mut newest: Vec<(i64, i64)> = Vec::with_capacity(NEIGHBOURS);
+        let (mut horizon, mut newest) = (0, Vec::<i64>::with_capacity(NEIGHBOURS));
         for leaf in self.leaves.iter().rev() {
-            let least = newest.get(NEIGHBOURS - 1).copied();
-            let mut found = Vec::new();
-            each_by_index(
-                leaf,
-                &[COMMITTED_AT, COMMIT_NO],
-                &[(0, AtMost, Operand::Time(at))],
-                Backward,
-                COMMITTED_AT + 1,
-                |row| {
-                    let stamp = (required(row, COMMITTED_AT).as_i64(), required(row, COMMIT_NO).as_i64());
-                    if least.is_some_and(|least| stamp < least) {
-                        return false;
-                    }
-                    found.push(stamp);
-                    found.len() < NEIGHBOURS
-                },
-            )?;
-            newest.append(&mut found);
+            // Of the leaves together the newest count.
+            let least = newest.get(NEIGHBOURS - 1).copied().unwrap_or(i64::MIN);
+            let mut looked_at = 0;
+            let until = [(0, AtMost, Operand::Time(at))];
+            each_entry(leaf, &[COMMITTED_AT, COMMIT_NO], &until, Backward, |entry, is_seen| {
+                let [stamped_at, commit_no] = [0, 1].map(|part| entry[part].value() as i64);
+                if commit_no > horizon && is_seen() {
+                    horizon = commit_no;
+                }
+                newest.push(stamped_at);
+                looked_at += 1;
+                looked_at < NEIGHBOURS && stamped_at >= least
+            })?;
             newest.sort_unstable_by(|a, b| b.cmp(a));
             newest.truncate(NEIGHBOURS);
         }
-        Some(newest.into_iter().map(|(_, commit_no)| commit_no).max().unwrap_or(0))
+        Some(horizon)
     }
 
     fn stamp(&self, transaction: &Uuid) -> Option<Stamp> {

@@ -9,6 +9,7 @@ use crate::capture::image;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::bytes_datum;
 use crate::pg::function::{Call, composite_argument};
+use crate::pg::types;
 
 /// `threadline.row_image(row)` → jsonb
 pub fn row_image(call: &mut Call) -> pg_sys::Datum {
@@ -18,6 +19,13 @@ pub fn row_image(call: &mut Call) -> pg_sys::Datum {
 /// `threadline.row_exact(row)` → jsonb
 pub fn row_exact(call: &mut Call) -> pg_sys::Datum {
     part_of_image(call, "row_exact", |image| image.exact)
+}
+
+/// `threadline.object_keys(object)`: its names, sorted bytewise; NULL when it has none.
+pub fn object_keys(call: &mut Call) -> pg_sys::Datum {
+    let mut keys = call.value(0).map(types::object_keys).unwrap_or_default();
+    keys.sort_unstable();
+    call.return_value((!keys.is_empty()).then(|| types::text_array(keys)))
 }
 
 fn part_of_image(

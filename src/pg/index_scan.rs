@@ -43,9 +43,53 @@ pub fn each_by_index(
     columns_read: usize,
     mut visit: impl FnMut(&Row) -> bool,
 ) -> Option<()> {
+    each_found(table, columns, conditions, direction, false, |scan, direction, slot| {
+        // SAFETY: scan and slot are of the table; the slot holds a row when one was found.
+        unsafe { pg_sys::index_getnext_slot(scan, direction, slot) && visit(&Row::of_first(slot, columns_read)) }
+    })
+}
+
+/// The same for the entries alone, of rows that are gone or not yet there too; each comes with a way to ask whether its row
+/// shows.
+pub fn each_entry(
+    table: &OpenRelation,
+    columns: &[usize],
+    conditions: &[Condition],
+    direction: Direction,
+    mut visit: impl FnMut(&[pg_sys::Datum], &mut dyn FnMut() -> bool) -> bool,
+) -> Option<()> {
+    each_found(table, columns, conditions, direction, true, |scan, direction, slot| {
+        // SAFETY: scan and slot are of the table, and xs_want_itup has the entry at hand after each step. Columns of an index
+        // that is read this way are NOT NULL.
+        unsafe {
+            (!pg_sys::index_getnext_tid(scan, direction).is_null())
+                && visit(&parts_of_entry(scan), &mut || pg_sys::index_fetch_heap(scan, slot))
+        }
+    })
+}
+
+/// # Safety
+/// The scan has found an entry and keeps it.
+unsafe fn parts_of_entry(scan: pg_sys::IndexScanDesc) -> Vec<pg_sys::Datum> {
+    // SAFETY: by the caller's promise; an entry has as many parts as its descriptor.
+    unsafe {
+        let parts = (*(*scan).xs_itupdesc).natts as usize;
+        let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0usize); parts], vec![false; parts]);
+        pg_sys::index_deform_tuple((*scan).xs_itup, (*scan).xs_itupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
+        values
+    }
+}
+
+/// Goes from one entry to the next as long as `step` says.
+fn each_found(
+    table: &OpenRelation,
+    columns: &[usize],
+    conditions: &[Condition],
+    direction: Direction,
+    with_entries: bool,
+    mut step: impl FnMut(pg_sys::IndexScanDesc, pg_sys::ScanDirection::Type, *mut pg_sys::TupleTableSlot) -> bool,
+) -> Option<()> {
     let index = index_on(table, columns)?;
-    // SAFETY: the table is locked, so that its indexes stay.
-    let index = unsafe { pg_sys::index_open(index, pg_sys::AccessShareLock as i32) };
     let mut keys: Vec<pg_sys::ScanKeyData> = conditions.iter().map(scan_key).collect();
     let count = keys.len() as i32;
     let direction = match direction {
@@ -56,14 +100,13 @@ pub fn each_by_index(
     // sql/install/storage.sql declares; a read function runs under an active snapshot. An error leaves scan, slot and index
     // to the resource owner.
     unsafe {
+        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as i32);
         let scan = compat::begin_index_scan(table.as_ptr(), index, pg_sys::GetActiveSnapshot(), count);
+        (*scan).xs_want_itup = with_entries;
         pg_sys::index_rescan(scan, keys.as_mut_ptr(), count, core::ptr::null_mut(), 0);
         let slot = pg_sys::table_slot_create(table.as_ptr(), core::ptr::null_mut());
-        while pg_sys::index_getnext_slot(scan, direction, slot) {
+        while step(scan, direction, slot) {
             super::xact::check_interrupts();
-            if !visit(&Row::of_first(slot, columns_read)) {
-                break;
-            }
         }
         pg_sys::ExecDropSingleTupleTableSlot(slot);
         pg_sys::index_endscan(scan);
@@ -111,12 +154,8 @@ unsafe fn first_entry(
         let scan = compat::begin_index_scan(table.as_ptr(), index, pg_sys::GetActiveSnapshot(), 0);
         (*scan).xs_want_itup = true;
         pg_sys::index_rescan(scan, core::ptr::null_mut(), 0, core::ptr::null_mut(), 0);
-        let found = (!pg_sys::index_getnext_tid(scan, direction).is_null()).then(|| {
-            let parts = (*(*scan).xs_itupdesc).natts as usize;
-            let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0usize); parts], vec![false; parts]);
-            pg_sys::index_deform_tuple((*scan).xs_itup, (*scan).xs_itupdesc, values.as_mut_ptr(), nulls.as_mut_ptr());
-            values[0].value() as i32
-        });
+        let found = !pg_sys::index_getnext_tid(scan, direction).is_null();
+        let found = found.then(|| parts_of_entry(scan)[0].value() as i32);
         pg_sys::index_endscan(scan);
         found
     }

@@ -268,6 +268,38 @@ pub fn jsonb_text(value: Value) -> Vec<u8> {
     unsafe { take_cstring(pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), value.datum())) }
 }
 
+/// The names that an object has at its top, in the order that the server keeps them in.
+pub fn object_keys<'row>(object: Value) -> Vec<&'row [u8]> {
+    let mut keys = Vec::new();
+    // SAFETY: a jsonb document; the detoasted copy, if one is made, lives in the current context, and keys point into the
+    // document. An iterator told to skip what is nested gives keys with their values, which are strings.
+    unsafe {
+        let document = pg_sys::pg_detoast_datum(object.datum().cast_mut_ptr()).cast::<pg_sys::Jsonb>();
+        let mut iterator = pg_sys::JsonbIteratorInit(&mut (*document).root);
+        let mut value = pg_sys::JsonbValue::default();
+        loop {
+            match pg_sys::JsonbIteratorNext(&mut iterator, &mut value, true) {
+                pg_sys::JsonbIteratorToken::WJB_DONE => return keys,
+                pg_sys::JsonbIteratorToken::WJB_KEY => {
+                    let key = value.val.string;
+                    keys.push(core::slice::from_raw_parts(key.val.cast::<u8>(), key.len as usize));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A one-dimensional array of texts.
+pub fn text_array<'t>(texts: impl IntoIterator<Item = &'t [u8]>) -> pg_sys::Datum {
+    let mut elements: Vec<pg_sys::Datum> = texts.into_iter().map(super::datum::text_datum).collect();
+    // SAFETY: the elements are texts, whose storage is as said (pg_type); the array is a copy.
+    unsafe {
+        let (values, count) = (elements.as_mut_ptr(), elements.len() as i32);
+        pg_sys::construct_array(values, count, pg_sys::TEXTOID, -1, false, b'i' as core::ffi::c_char).into()
+    }
+}
+
 /// A float as the server prints it with extra_float_digits above 0: the fewest digits that read back the same.
 pub fn float_text(value: f64, buffer: &mut [u8; 32]) -> &[u8] {
     // SAFETY: the function writes at most 25 bytes (DOUBLE_SHORTEST_DECIMAL_LEN) and says how many.
