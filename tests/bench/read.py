@@ -26,6 +26,9 @@ DATABASE = f"{PREFIX}read"
 QUICK = {"rows": 2000, "changes": 10_000, "versions": 100, "asked": 20, "rounds": 1}
 SETTINGS = {"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "4GB", "jit": "off", "max_parallel_workers_per_gather": "0"}
 
+# An answer that takes longer is none.
+PATIENCE = "3min"
+
 LOOKUP = "primary-key lookup of the live row"
 SCAN = "sequential scan of the live table"
 
@@ -128,7 +131,7 @@ def ask(question, options, folder):
     sql = with_moments(question.sql, options)
     if question.whole:
         # The first answer of a session loads and plans.
-        lines = psql(f"\\o /dev/null\n{sql};\n\\timing on\n{sql};\n", DATABASE)
+        lines = psql(f"\\o /dev/null\n{sql};\n\\timing on\n{sql};\n", DATABASE, statement_timeout=PATIENCE)
         return next(float(line.split()[1]) for line in lines if line.startswith("Time: "))
     path = folder / "question.sql"
     path.write_text(f"{sql};\n")
