@@ -99,14 +99,18 @@ BEGIN
 END
 $$;
 
--- An SQL expression: the typed row of an image and exact texts that are as now, given as expressions.
-CREATE FUNCTION threadline.typed_row(p_relation regclass, p_image text, p_exact text) RETURNS text
+-- An SQL expression: the typed row of an image and exact texts that are as now, given as expressions. p_checked: likewise, the columns
+-- whose values are to be tried.
+CREATE FUNCTION threadline.typed_row(p_relation regclass, p_image text, p_exact text, p_checked text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN (
-        SELECT format('jsonb_populate_record(NULL::%s, CASE WHEN %3$s IS NULL THEN %2$s ELSE %2$s || (%3$s - %4$L::text[]) END)',
-                      typed_row.p_relation, typed_row.p_image, typed_row.p_exact, threadline.json_columns(typed_row.p_relation)));
+        SELECT format('jsonb_populate_record(NULL::%s, %s)', typed_row.p_relation,
+                      CASE WHEN typed_row.p_checked IS NULL THEN i.expression
+                           ELSE format('threadline.castable(%s, %s, %L)', i.expression, typed_row.p_checked, typed_row.p_relation) END)
+        FROM format('CASE WHEN %2$s IS NULL THEN %1$s ELSE %1$s || (%2$s - %3$L::text[]) END',
+                    typed_row.p_image, typed_row.p_exact, threadline.json_columns(typed_row.p_relation)) AS i (expression));
 END
 $$;
 
@@ -128,9 +132,53 @@ BEGIN
 END
 $$;
 
+-- An image in names of now, after each value in some columns was tried: what does not read as the type that its column has now is
+-- an error, or NULL if the caller wants that.
+CREATE FUNCTION threadline.castable(p_image jsonb, p_columns text[], p_relation regclass) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_image jsonb := p_image;
+    v_column record;
+    v_code text;
+    v_message text;
+    v_key jsonb;
+BEGIN
+    FOR v_column IN
+        SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
+        FROM pg_attribute a
+        WHERE a.attrelid = p_relation AND a.attname = ANY (p_columns) AND p_image ->> a.attname IS NOT NULL
+        ORDER BY a.attnum
+    LOOP
+        BEGIN
+            EXECUTE format('SELECT FROM jsonb_to_record($1) AS r (%I %s) WHERE r.* IS NULL', v_column.name, v_column.type)
+            USING jsonb_build_object(v_column.name, p_image -> v_column.name);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+            GET STACKED DIAGNOSTICS v_code = RETURNED_SQLSTATE, v_message = MESSAGE_TEXT;
+            SELECT jsonb_object_agg(k.name, p_image -> k.name) INTO v_key
+            FROM threadline.readable_table t CROSS JOIN LATERAL unnest(t.key_columns::text[]) AS k (name)
+            WHERE t.relation = p_relation;
+            IF current_setting('threadline.uncastable', true) IS DISTINCT FROM 'warn' THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = v_code,
+                    MESSAGE = format('column "%s" of a row of table "%s" does not read as %s, the type that it has now', v_column.name, p_relation, v_column.type),
+                    DETAIL = concat_ws(' ', format('Row %s.', v_key), format('Recorded is %s: %s.', left((p_image -> v_column.name)::text, 200), v_message)),
+                    HINT = format('SET threadline.uncastable = warn; makes such values NULL. As they were recorded: SELECT * FROM threadline.audit_table_as_of(%L, …);', p_relation);
+            END IF;
+            RAISE WARNING USING
+                MESSAGE = format('column "%s" of a row of table "%s" does not read as %s, the type that it has now, and is NULL', v_column.name, p_relation, v_column.type),
+                DETAIL = concat_ws(' ', format('Row %s.', v_key), format('Recorded is %s: %s.', left((p_image -> v_column.name)::text, 200), v_message));
+            v_image := v_image || jsonb_build_object(v_column.name, NULL);
+        END;
+    END LOOP;
+    RETURN v_image;
+END
+$$;
+
 -- A statement for the typed rows of s, which has schema_version, image and exact; p_first: what comes before their columns, n.image
--- being the image in names of now.
-CREATE FUNCTION threadline.typed_statement(p_table_id integer, p_relation regclass, p_source text, p_first text DEFAULT '') RETURNS text
+-- being the image in names of now. p_checked: values of columns whose types are others now are tried one by one, which takes long.
+CREATE FUNCTION threadline.typed_statement(p_table_id integer, p_relation regclass, p_source text, p_first text DEFAULT '', p_checked boolean DEFAULT false)
+RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -143,7 +191,13 @@ BEGIN
                       coalesce('CASE s.schema_version ' || v.exacts || ' ELSE s.exact END', 's.exact'),
                       -- What is to be worked out is worked out once.
                       CASE WHEN v.images IS NOT NULL THEN 'OFFSET 0' END,
-                      threadline.typed_row(typed_statement.p_relation, 'n.image', 'n.exact'))
+                      threadline.typed_row(typed_statement.p_relation, 'n.image', 'n.exact',
+                          CASE WHEN typed_statement.p_checked THEN (
+                              SELECT 'CASE s.schema_version ' || string_agg(format('WHEN %s THEN %L::text[]', c.version, c.names), ' ' ORDER BY c.version) || ' END'
+                              FROM (SELECT f.version, array_agg(f.name_now) AS names
+                                    FROM threadline.column_fate(typed_statement.p_table_id, typed_statement.p_relation) f
+                                    WHERE f.redact IS NULL AND (f.type_then <> f.type_now OR f.redefined)
+                                    GROUP BY f.version) c) END))
         FROM (
             SELECT string_agg(format('WHEN %s THEN %s', n.version, n.image), ' ' ORDER BY n.version) AS images,
                    string_agg(format('WHEN %s THEN %s', n.version, n.exact), ' ' ORDER BY n.version) AS exacts

@@ -28,6 +28,21 @@ BEGIN
 END
 $$;
 
+-- The typed rows of a source: see typed_statement.
+CREATE FUNCTION threadline.typed_rows(p_row_type anyelement, p_table_id integer, p_relation regclass, p_source text) RETURNS SETOF anyelement
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_lenient constant boolean := current_setting('threadline.uncastable', true) IS NOT DISTINCT FROM 'warn';
+BEGIN
+    RETURN QUERY EXECUTE threadline.typed_statement(p_table_id, p_relation, p_source, p_checked => v_lenient);
+EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
+    -- Once more, value by value, to say which it is.
+    EXECUTE format('SELECT count(*) FROM (%s) r', threadline.typed_statement(p_table_id, p_relation, p_source, p_checked => true));
+    RAISE;
+END
+$$;
+
 CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE SUPPORT threadline.as_of_support SET search_path = pg_catalog, pg_temp
 -- Texts are read in the settings they were written in.
@@ -46,8 +61,9 @@ BEGIN
         RETURN QUERY EXECUTE threadline.rewind_statement(v_table.table_id, v_table.relation)
         USING v_table.table_id, v_rewind, v_horizon;
     ELSE
-        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation, 'threadline.table_state($1, $2, $3) s')
-        USING v_table.table_id, v_base.first_change_id, v_horizon;
+        RETURN QUERY
+        SELECT s.* FROM threadline.typed_rows(audit_as_of.row_type, v_table.table_id, v_table.relation,
+            format('threadline.table_state(%s, %s, %s) s', v_table.table_id, v_base.first_change_id, v_horizon)) s;
     END IF;
 END
 $$;
@@ -114,9 +130,10 @@ BEGIN
     END IF;
     v_viewer := ROW(audit_as_seen_by.transaction_id, v_seer.snapshot, v_seer.origin, coalesce(audit_as_seen_by.include_own, false));
     v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, v_seer.committed_at, v_seer.commit_no, v_viewer);
-    RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation,
-        '(SELECT * FROM threadline.table_state($1, $2, $3, $4) UNION ALL SELECT * FROM threadline.doubled_state($1, $2, $3, $4)) s')
-    USING v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer;
+    RETURN QUERY
+    SELECT s.* FROM threadline.typed_rows(audit_as_seen_by.row_type, v_table.table_id, v_table.relation,
+        format('(SELECT * FROM threadline.table_state(%1$s, %2$s, %3$s, %4$L) UNION ALL SELECT * FROM threadline.doubled_state(%1$s, %2$s, %3$s, %4$L)) s',
+               v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer)) s;
 END
 $$;
 COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
@@ -223,9 +240,10 @@ BEGIN
     IF v_state.status = 'present' THEN
         SELECT c.schema_version, c.new_image, c.new_exact INTO v_change
         FROM threadline.readable_change c WHERE c.id = v_state.change_id;
-        RETURN QUERY EXECUTE threadline.typed_statement(v_table.table_id, v_table.relation,
-            '(SELECT $1::integer AS schema_version, $2::jsonb AS image, $3::jsonb AS exact) s')
-        USING v_change.schema_version, v_change.new_image, v_change.new_exact;
+        RETURN QUERY
+        SELECT s.* FROM threadline.typed_rows(p_row_type, v_table.table_id, v_table.relation,
+            format('(SELECT %s AS schema_version, %L::jsonb AS image, %L::jsonb AS exact) s',
+                   v_change.schema_version, v_change.new_image, v_change.new_exact)) s;
     END IF;
 END
 $$;
@@ -247,7 +265,7 @@ LANGUAGE sql STABLE ROWS 1
 AS $$ SELECT s.* FROM threadline.typed_row_state(audit_row_as_of.row_type, threadline.key_text(audit_row_as_of.key), audit_row_as_of.at) s $$;
 
 COMMENT ON FUNCTION threadline.audit_as_of(anyelement, timestamptz) IS
-    'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.';
+    'The whole table as of everything committed at or before a time, typed as the table is now: SELECT * FROM audit_as_of(NULL::orders, ''2024-03-15 10:30Z''). Every value is what it was to the last character of its text; renamed columns, labels and attributes are followed, columns that came later and redacted ones are NULL. A value that does not read as the type its column has now is an error that names row and column (22P02 and its like), or under threadline.uncastable = warn NULL with a WARNING. infinity: the latest committed state. Errors: 22023 a time that is NULL or in the future, 42704 no history, 42501 no right to read it, 55000 the record does not reach back or was purged; any other gap is a WARNING, or 55000 under threadline.incomplete = error.';
 SELECT threadline.describe('audit_as_of', 3,
     'One row as of everything committed at or before a time: exactly one audit_row_state with status present, deleted, never_seen, before_horizon or purged. key: the key column''s value, or a JSON object naming every key column; of a table without a key (full_row) the whole row as recorded, or its table_pk: present while there is at least one such row. infinity: the latest committed state. Errors: 22023 wrong key, or a time that is NULL or in the future, 42704 no history, 42501 no right to read it.');
 SELECT threadline.describe('audit_row_as_of', 3,

@@ -19,6 +19,7 @@ static SOURCE: TextSetting = GucSetting::<Option<CString>>::new(None);
 static CONTEXT: TextSetting = GucSetting::<Option<CString>>::new(None);
 static INCOMPLETE: GucSetting<Incomplete> = GucSetting::<Incomplete>::new(Incomplete::Warn);
 static UNCAPTURED: GucSetting<Uncaptured> = GucSetting::<Uncaptured>::new(Uncaptured::Pass);
+static UNCASTABLE: GucSetting<Uncastable> = GucSetting::<Uncastable>::new(Uncastable::Error);
 
 static CAPTURE_QUERY: GucSetting<CaptureQuery> = GucSetting::<CaptureQuery>::new(CaptureQuery::Id);
 
@@ -54,6 +55,15 @@ pub enum Uncaptured {
     Pass,
     #[name = c"refuse"]
     Refuse,
+}
+
+/// What becomes of a recorded value that does not read as the type its column has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub enum Uncastable {
+    #[name = c"error"]
+    Error,
+    #[name = c"warn"]
+    Warn,
 }
 
 pub fn define() {
@@ -106,6 +116,14 @@ pub fn define() {
         c"What time_travel() and incident_bisect() do with tables that have no readable past: pass reads them as they are now, refuse fails.",
         c"time_travel() goes by it when it is called; the tables it leaves in the present are named in its NOTICE.",
         &UNCAPTURED,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"threadline.uncastable",
+        c"What a typed answer does with a recorded value that does not read as the type its column has now: error fails and names row and column, warn makes it NULL with a WARNING.",
+        c"warn takes longer: each value in a column whose type is another now is tried.",
+        &UNCASTABLE,
         GucContext::Userset,
         GucFlags::default(),
     );

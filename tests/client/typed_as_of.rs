@@ -350,3 +350,44 @@ fn a_viewer_sees_marks_and_counts_as_it_did() {
     assert_eq!(of(&mut a, "t", &before, false), ["(1)", "(2)"], "the TRUNCATE came after its snapshot");
     assert_eq!(of(&mut a, "t", &after, false), ["(3)"]);
 }
+
+#[test]
+fn a_value_that_is_none_of_the_type_of_now_is_named() {
+    let db = Database::new("tao_uncastable");
+    let mut s = db.session();
+    s.run(
+        "CREATE TABLE t (id int PRIMARY KEY, v text, w text); SELECT threadline.audit_enable('t');
+         INSERT INTO t VALUES (1, '1', 'a'), (2, 'two', 'b'), (3, NULL, 'c')",
+    );
+    let at = now(&mut s);
+    let transaction = s.one("SELECT id FROM threadline.audit_transactions ORDER BY commit_no DESC LIMIT 1");
+    s.run("UPDATE t SET v = '2' WHERE id = 2");
+    s.run("ALTER TABLE t ALTER v TYPE int USING v::int");
+    s.run("UPDATE t SET w = 'x'");
+    assert_eq!(rows_then(&mut s, "infinity"), ["(1,1,x)", "(2,2,x)", "(3,,x)"]);
+    for sql in [
+        format!("SELECT * FROM threadline.audit_as_of(NULL::t, '{at}')"),
+        format!("SELECT * FROM threadline.audit_row_as_of(NULL::t, 2, '{at}')"),
+        format!("SELECT * FROM threadline.audit_as_of(NULL::t, '{at}') WHERE id = 2"),
+        format!("SELECT * FROM threadline.audit_as_seen_by(NULL::t, '{transaction}', true)"),
+    ] {
+        let failure = s.refused(&sql, &["22P02"]);
+        assert_eq!(
+            failure.message,
+            "column \"v\" of a row of table \"public.t\" does not read as integer, the type that it has now",
+            "{sql}"
+        );
+        assert!(failure.detail.starts_with("Row {\"id\": 2}. Recorded is \"two\":"), "{}", failure.detail);
+    }
+    assert_eq!(
+        s.column(&format!("SELECT r::text FROM threadline.audit_row_as_of(NULL::t, 1, '{at}') r")),
+        ["(1,1,a)"],
+        "the others read"
+    );
+    s.run("SET threadline.uncastable = warn");
+    s.notices.lock().unwrap().clear();
+    assert_eq!(rows_then(&mut s, &at), ["(1,1,a)", "(2,,b)", "(3,,c)"]);
+    let told = s.notices.lock().unwrap().join("\n");
+    assert!(told.contains("column \"v\" of a row of table \"public.t\" does not read as integer"), "{told}");
+    assert_eq!(s.column(&format!("SELECT r::text FROM threadline.audit_row_as_of(NULL::t, 2, '{at}') r")), ["(2,,b)"]);
+}
