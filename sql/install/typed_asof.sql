@@ -43,6 +43,11 @@ EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
 END
 $$;
 
+-- A statement for them: a plan that is kept would have the table's columns of when it was made.
+CREATE FUNCTION threadline.rows_statement(p_table_id integer, p_relation regclass, p_source text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN format('SELECT s.* FROM threadline.typed_rows(NULL::%s, %s, %L, %L) s', p_relation, p_table_id, p_relation, p_source);
+
 CREATE FUNCTION threadline.audit_as_of(row_type anyelement, at timestamptz) RETURNS SETOF anyelement
 LANGUAGE plpgsql STABLE SUPPORT threadline.as_of_support SET search_path = pg_catalog, pg_temp
 -- Texts are read in the settings they were written in.
@@ -61,9 +66,8 @@ BEGIN
         RETURN QUERY EXECUTE threadline.rewind_statement(v_table.table_id, v_table.relation)
         USING v_table.table_id, v_rewind, v_horizon;
     ELSE
-        RETURN QUERY
-        SELECT s.* FROM threadline.typed_rows(audit_as_of.row_type, v_table.table_id, v_table.relation,
-            format('threadline.table_state(%s, %s, %s) s', v_table.table_id, v_base.first_change_id, v_horizon)) s;
+        RETURN QUERY EXECUTE threadline.rows_statement(v_table.table_id, v_table.relation,
+            format('threadline.table_state(%s, %s, %s) s', v_table.table_id, v_base.first_change_id, v_horizon));
     END IF;
 END
 $$;
@@ -130,10 +134,9 @@ BEGIN
     END IF;
     v_viewer := ROW(audit_as_seen_by.transaction_id, v_seer.snapshot, v_seer.origin, coalesce(audit_as_seen_by.include_own, false));
     v_base := threadline.table_state_start(v_table.relation::text, v_table.table_id, v_seer.committed_at, v_seer.commit_no, v_viewer);
-    RETURN QUERY
-    SELECT s.* FROM threadline.typed_rows(audit_as_seen_by.row_type, v_table.table_id, v_table.relation,
+    RETURN QUERY EXECUTE threadline.rows_statement(v_table.table_id, v_table.relation,
         format('(SELECT * FROM threadline.table_state(%1$s, %2$s, %3$s, %4$L) UNION ALL SELECT * FROM threadline.doubled_state(%1$s, %2$s, %3$s, %4$L)) s',
-               v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer)) s;
+               v_table.table_id, v_base.first_change_id, v_seer.commit_no, v_viewer));
 END
 $$;
 COMMENT ON FUNCTION threadline.audit_as_seen_by(anyelement, uuid, boolean) IS
@@ -173,7 +176,7 @@ BEGIN
     FROM threadline.table_of_type(pg_typeof(keyed_as_of.row_type)) t
     JOIN threadline.readable_table r ON r.table_id = t.table_id;
     IF to_jsonb(v_table.key_columns) IS DISTINCT FROM keyed_as_of.key_columns::jsonb THEN
-        RETURN QUERY SELECT s.* FROM threadline.audit_as_of(keyed_as_of.row_type, keyed_as_of.at) s;
+        RETURN QUERY EXECUTE format('SELECT s.* FROM threadline.audit_as_of(NULL::%s, $1) s', v_table.relation) USING keyed_as_of.at;
         RETURN;
     END IF;
     FOREACH v_given IN ARRAY coalesce(keyed_as_of.keys, '{}') LOOP
@@ -185,7 +188,7 @@ BEGIN
         END;
         CONTINUE WHEN v_found.key = ANY (v_done);
         v_done := v_done || v_found.key;
-        RETURN QUERY SELECT s.* FROM threadline.typed_row_state(keyed_as_of.row_type, v_given, keyed_as_of.at) s;
+        RETURN QUERY EXECUTE format('SELECT s.* FROM threadline.typed_row_state(NULL::%s, $1, $2) s', v_table.relation) USING v_given, keyed_as_of.at;
     END LOOP;
 END
 $$;
@@ -240,10 +243,9 @@ BEGIN
     IF v_state.status = 'present' THEN
         SELECT c.schema_version, c.new_image, c.new_exact INTO v_change
         FROM threadline.readable_change c WHERE c.id = v_state.change_id;
-        RETURN QUERY
-        SELECT s.* FROM threadline.typed_rows(p_row_type, v_table.table_id, v_table.relation,
+        RETURN QUERY EXECUTE threadline.rows_statement(v_table.table_id, v_table.relation,
             format('(SELECT %s AS schema_version, %L::jsonb AS image, %L::jsonb AS exact) s',
-                   v_change.schema_version, v_change.new_image, v_change.new_exact)) s;
+                   v_change.schema_version, v_change.new_image, v_change.new_exact));
     END IF;
 END
 $$;

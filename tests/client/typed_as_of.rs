@@ -254,10 +254,12 @@ fn the_table_is_not_touched_for_one_key() {
     );
     let query = "SELECT filler FROM threadline.audit_as_of(NULL::t, 'infinity') WHERE id = 7";
     assert_eq!(s.column(query), ["y"]);
-    let before = blocks_of(&mut s, query);
+    // What other sessions of the server do may make this one read its catalogs anew, at one time or another.
+    let least = |s: &mut Session| (0..5).map(|_| blocks_of(s, query)).min().expect("five of them");
+    let before = least(&mut s);
     s.run("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(5001, 20000) g");
     let (keyed, whole) =
-        (blocks_of(&mut s, query), blocks_of(&mut s, "SELECT filler FROM threadline.audit_as_of(NULL::t, 'infinity')"));
+        (least(&mut s), blocks_of(&mut s, "SELECT filler FROM threadline.audit_as_of(NULL::t, 'infinity')"));
     assert!(
         keyed < before + 50 && whole > before + 1000,
         "one key: {before} blocks, then {keyed}, the whole table: {whole}"
@@ -384,6 +386,18 @@ fn a_value_that_is_none_of_the_type_of_now_is_named() {
         ["(1,1,a)"],
         "the others read"
     );
+    // A column more, in the same session: what it keeps of the questions before follows.
+    s.run("ALTER TABLE t ADD more int DEFAULT 7");
+    s.run("UPDATE t SET w = 'y' WHERE id = 1");
+    s.run("SET threadline.incomplete = warn");
+    let later = now(&mut s);
+    s.run("UPDATE t SET w = 'z'");
+    for form in ["audit_as_of(NULL::t, '{at}') r WHERE id = 1", "audit_row_as_of(NULL::t, 1, '{at}') r"] {
+        let asked = |at: &str| format!("SELECT r::text FROM threadline.{}", form.replace("{at}", at));
+        assert_eq!(s.column(&asked(&at)), ["(1,1,a,)"], "{form}");
+        assert_eq!(s.column(&asked(&later)), ["(1,1,y,7)"], "{form}");
+    }
+    s.run("ALTER TABLE t DROP more");
     s.run("SET threadline.uncastable = warn");
     s.notices.lock().unwrap().clear();
     assert_eq!(rows_then(&mut s, &at), ["(1,1,a)", "(2,,b)", "(3,,c)"]);
