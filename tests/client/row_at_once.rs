@@ -101,6 +101,13 @@ fn what_is_unusual_is_left_to_the_query() {
     other.run("COMMIT");
     assert_eq!(at_once(&mut s, "t", "1", &beside), "present");
 
+    other.run("BEGIN; UPDATE t SET v = 'early' WHERE id = 3");
+    s.run("BEGIN; UPDATE t SET v = 'stamped' WHERE id = 1; PREPARE TRANSACTION 'y'");
+    let open = s.one("SELECT clock_timestamp()");
+    other.run("COMMIT");
+    assert_eq!(at_once(&mut s, "t", "4", &open), "NULL", "who ended since began before, as did who is prepared");
+    s.run("ROLLBACK PREPARED 'y'");
+
     let [between, later] = {
         s.run("BEGIN; UPDATE t SET v = 'two phases' WHERE id = 1; PREPARE TRANSACTION 'x'");
         let between = s.one("SELECT clock_timestamp()");
