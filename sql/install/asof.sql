@@ -120,12 +120,11 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_snapshot constant pg_snapshot := pg_current_snapshot();
-    v_standby constant boolean := pg_is_in_recovery();
     v_own constant xid8 := pg_current_xact_id_if_assigned();
     v_listed xid8;
     v_next constant xid8 := pg_snapshot_xmax(v_snapshot);
 BEGIN
-    IF settled.at = 'infinity' OR threadline.settled_at_once(settled.at) THEN
+    IF settled.at = 'infinity' THEN
         RETURN true;
     END IF;
     IF EXISTS (
@@ -138,22 +137,17 @@ BEGIN
                           WHERE w.origin = p.origin AND w.xid <> p.xid AND pg_visible_in_snapshot(p.xid, w.snapshot))) THEN
         RETURN false;
     END IF;
+    IF threadline.has_witness(settled.at) THEN
+        RETURN true;
+    END IF;
+    IF pg_is_in_recovery() THEN
+        RETURN false;
+    END IF;
     SELECT x.xid INTO v_listed
     FROM pg_snapshot_xip(v_snapshot) AS x (xid)
     WHERE x.xid IS DISTINCT FROM v_own
     ORDER BY x.xid
     LIMIT 1;
-    IF EXISTS (
-        SELECT
-        FROM threadline.stamped_after(settled.at) w
-        WHERE w.started_at > settled.at
-          AND w.xid < CASE WHEN v_standby THEN pg_snapshot_xmin(v_snapshot) ELSE coalesce(v_listed, v_next) END
-          AND w.origin = threadline.origin()) THEN
-        RETURN true;
-    END IF;
-    IF v_standby THEN
-        RETURN false;
-    END IF;
     -- Only our own xid, if any, may have been drawn since.
     IF v_listed IS NULL
        AND (threadline.next_xid() = v_next

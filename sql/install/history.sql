@@ -180,6 +180,7 @@ BEGIN
     v_tenure.key := p_key;
     RETURN NEXT v_tenure;
 
+    -- Whether it moved on, or may have.
     IF coalesce(threadline.latest_op_at_once(p_relation, p_row_key, p_key), 2) = 2 THEN
         v_move := threadline.latest_change(p_table_id, p_row_key, p_key, NULL, NULL);
     END IF;
@@ -446,7 +447,8 @@ BEGIN
            coalesce(x.correlation_id, a.correlation_id), coalesce(x.request_id, a.request_id), coalesce(x.job_id, a.job_id),
            v_complete
     FROM found f
-    LEFT JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x WHERE x.id = f.transaction_id OFFSET 0) x ON true
+    LEFT JOIN LATERAL (SELECT x.commit_no, x.committed_at, x.actor_ref, x.action_id, x.correlation_id, x.request_id, x.job_id
+                       FROM threadline.readable_transaction x WHERE x.id = f.transaction_id OFFSET 0) x ON true
     LEFT JOIN LATERAL (SELECT a.* FROM threadline.readable_action a WHERE a.id = x.action_id OFFSET 0) a ON true
     ORDER BY x.commit_no DESC NULLS FIRST, f.statement_no DESC, f.op DESC, f.id DESC
     LIMIT p_max;

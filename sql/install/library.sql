@@ -102,9 +102,9 @@ CREATE FUNCTION threadline.horizon_at_once(at timestamptz) RETURNS bigint
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'horizon_at_once';
 COMMENT ON FUNCTION threadline.horizon_at_once(timestamptz) IS 'Internal: the greatest commit_no among the 256 transactions that were stamped last before a time or at it, 0 when there is none.';
 
-CREATE FUNCTION threadline.settled_at_once(at timestamptz) RETURNS boolean
-    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'settled_at_once';
-COMMENT ON FUNCTION threadline.settled_at_once(timestamptz) IS 'Internal: true where a look that costs little proves what settled() is asked; where it is false, settled() has more to ask.';
+CREATE FUNCTION threadline.has_witness(at timestamptz) RETURNS boolean
+    LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'has_witness';
+COMMENT ON FUNCTION threadline.has_witness(timestamptz) IS 'Internal: whether a transaction of this cluster that started after a time, among the first that were stamped after it, has an xid that precedes every one in flight: see settled().';
 
 CREATE FUNCTION threadline.gapless_at_once(target regclass, since timestamptz, until timestamptz) RETURNS boolean
     LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'gapless_at_once';

@@ -424,7 +424,7 @@ AS $$
             'key_text', 'require_limit', 'row_key_of', 'row_tenures', 'row_page', 'row_history', 'gaps_between', 'require_readable', 'stamped_until', 'stamped_after', 'transactions_between', 'commit_horizon', 'two_phase_commit_time', 'settled', 'overtaken', 'next_xid', 'oldest_other_writer',
             'is_full_row', 'was_full_row', 'key_was_other', 'identity_changed', 'shape_differs', 'digested_shape', 'keeps_keys', 'counted_change', 'row_count', 'counts_fail',
             'counted_state', 'counted_row_state', 'row_departures', 'counted_comparison_statement',
-            'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'row_state_at_once', 'row_state_by_query', 'typed_row_at_once', 'horizon_at_once', 'settled_at_once', 'gapless_at_once', 'has_marks', 'latest_op_at_once', 'table_state', 'table_state_start', 'typed_row_state',
+            'mark_after', 'last_mark', 'row_marks', 'latest_change', 'state_base', 'row_state', 'row_state_at_once', 'row_state_by_query', 'typed_row_at_once', 'horizon_at_once', 'has_witness', 'gapless_at_once', 'has_marks', 'latest_op_at_once', 'table_state', 'table_state_start', 'typed_row_state',
             'report_incomplete', 'refuse_unknown_past', 'column_fate', 'version_as_now', 'json_columns', 'typed_row', 'typed_columns', 'castable', 'typed_statement', 'typed_rows', 'rows_statement', 'table_of_type', 'table_by_name',
             'audit_history', 'actor_history', 'audit_changes_for_transaction',
             'key_of_actor', 'stretch_of_commit', 'selection_of', 'commit_stretches', 'selected_transactions', 'choosing_statement', 'own_transaction', 'chosen_changes', 'gaps_in_window', 'commits_since', 'timeline_rows', 'audit_timeline',

@@ -219,11 +219,11 @@ DECLARE
     v_counted boolean;
     v_since timestamptz;
     v_state threadline.audit_row_state;
-    v_change record;
 BEGIN
     v_at_once := threadline.typed_row_at_once(p_row_type, p_key, p_at);
     IF v_at_once.known THEN
         IF v_at_once.image IS NOT NULL THEN
+            -- A NULL of the type: what an image does not have is NULL.
             RETURN NEXT jsonb_populate_record(CASE WHEN false THEN p_row_type END, v_at_once.image);
         END IF;
         RETURN;
@@ -241,11 +241,8 @@ BEGIN
             CASE WHEN v_counted THEN 'its rows of then and now cannot be matched' END);
     END IF;
     IF v_state.status = 'present' THEN
-        SELECT c.schema_version, c.new_image, c.new_exact INTO v_change
-        FROM threadline.readable_change c WHERE c.id = v_state.change_id;
         RETURN QUERY EXECUTE threadline.rows_statement(v_table.table_id, v_table.relation,
-            format('(SELECT %s AS schema_version, %L::jsonb AS image, %L::jsonb AS exact) s',
-                   v_change.schema_version, v_change.new_image, v_change.new_exact));
+            format('(SELECT c.schema_version, c.new_image AS image, c.new_exact AS exact FROM threadline.readable_change c WHERE c.id = %s) s', v_state.change_id));
     END IF;
 END
 $$;

@@ -80,7 +80,7 @@ fn what_is_unusual_is_left_to_the_query() {
     for (table, key) in [("parts", "1"), ("loose", digest.as_str()), ("deltas", "1"), ("t", "99")] {
         assert_eq!(at_once(&mut s, table, key, &at), "NULL", "{table} {key}");
     }
-    assert_eq!(at_once(&mut s, "t", "1", "infinity"), "NULL");
+    assert_eq!(at_once(&mut s, "t", "1", "infinity"), "present", "the latest state is open for nobody");
     assert_eq!(at_once(&mut s, "t", "1", "2100-01-01"), "NULL");
     assert_eq!(at_once(&mut s, "t", "1", "2000-01-01"), "NULL");
 

@@ -257,3 +257,24 @@ fn what_was_said_is_in_the_indexes_however_long_it_is() {
         30
     );
 }
+
+#[test]
+fn what_was_said_is_found_whatever_the_clock_said() {
+    let db = Database::new("tl_clock");
+    let mut s = db.session();
+    s.run("CREATE TABLE t (id int PRIMARY KEY); SELECT threadline.audit_enable('t'); SET synchronous_commit = off");
+    s.run("SET threadline.job_id = 'early'");
+    s.run("DO $$ BEGIN FOR g IN 1..300 LOOP INSERT INTO t VALUES (g); COMMIT; END LOOP; END $$");
+    // The clock was a day fast and has been set back since; meanwhile many numbers were drawn.
+    s.run("UPDATE threadline.transaction_log SET committed_at = committed_at + interval '1 day'");
+    s.run("SELECT setval('threadline.change_id_seq', 3 * (1 << 24))");
+    s.run("SET threadline.job_id = 'late'");
+    s.run("INSERT INTO t VALUES (1000)");
+    assert_eq!(s.column("SELECT table_pk ->> 'id' FROM threadline.audit_timeline(job_id => 'late')"), ["1000"]);
+    assert_eq!(s.number("SELECT count(*) FROM threadline.audit_timeline(job_id => 'early', max_rows => NULL)"), 300);
+    assert_eq!(
+        s.one("SELECT threadline.incident_bundle_for(job_id => 'late') #>> '{coverage,transactions}'"),
+        "1",
+        "and so is it for bundles"
+    );
+}

@@ -1,27 +1,16 @@
-//! One row as of a time, read straight from the log: the usual case of `row_state` in sql/install/asof.sql, by the same
-//! rules. What has anything unusual in its way is left to the query there: changes of the caller's own transaction, partitions,
-//! deltas, tables without a key or once known by another, marks of TRUNCATE, rows that moved or were never seen, gaps, and
-//! times at which something may be in flight.
-
-use std::rc::Rc;
+//! What the log and the tables beside it hold, read below the executor as the active snapshot shows it. None, everywhere: it is not
+//! to be had this way, since an index that is looked for is not there.
 
 use pgrx::pg_sys;
 
-use super::key;
-use crate::capture::buffer;
-use crate::capture::image::op;
-use crate::catalog::cache;
-use crate::catalog::plan::Plan;
 use crate::catalog::policy::{Fires, Policy};
-use crate::error::{Error, OrRaise};
-use crate::pg::datum::{Value, bytes_datum, text_datum};
+use crate::pg::datum::Value;
 use crate::pg::direct_insert::PartitionKey;
-use crate::pg::function::Call;
 use crate::pg::index_scan::Comparison::{Above, AtLeast, AtMost, Below, Equals};
 use crate::pg::index_scan::Direction::{Backward, Forward};
 use crate::pg::index_scan::{Operand, each_by_index, each_entry};
 use crate::pg::relation::{self, OpenRelation, own_relation};
-use crate::pg::{leaf, scan, trigger, types, user, xact};
+use crate::pg::{leaf, scan, trigger, xact};
 
 type Uuid = [u8; 16];
 
@@ -83,21 +72,14 @@ const NEIGHBOURS: usize = 256;
 /// More rows than this are not read one after another.
 const FEW: usize = 1000;
 
-struct State {
-    plan: Rc<Plan>,
-    key: Value,
-    change: Change,
-    committed_at: i64,
-}
-
-struct Change {
-    id: i64,
-    transaction: Uuid,
+pub struct Change {
+    pub id: i64,
+    pub transaction: Uuid,
     statement_no: i32,
-    schema_version: i32,
-    op: i16,
-    image: Option<Value>,
-    has_exact: bool,
+    pub schema_version: i32,
+    pub op: i16,
+    pub image: Option<Value>,
+    pub has_exact: bool,
 }
 
 impl Change {
@@ -108,154 +90,23 @@ impl Change {
 }
 
 #[derive(Clone, Copy)]
-struct Stamp {
-    commit_no: i64,
-    committed_at: i64,
-}
-
-/// `threadline.row_state_at_once(target, key, at)` → audit_row_state, NULL where it is left to the query.
-pub fn row_state_at_once(call: &mut Call) -> pg_sys::Datum {
-    let (Some(target), Some(at)) = (call.oid(0), call.value(2).map(Value::as_i64)) else { return call.return_null() };
-    let Some(found) = call.text(1).map(<[u8]>::to_vec).and_then(|given| find(target, &given, at)) else {
-        return call.return_null();
-    };
-    let (status, image) = match found.change.image {
-        Some(image) => ("present", Some(image.datum())),
-        None => ("deleted", None),
-    };
-    call.return_row(&mut [
-        Some(text_datum(status.as_bytes())),
-        image,
-        Some(found.change.id.into()),
-        Some(pg_sys::Datum::from(found.change.transaction.as_ptr())),
-        Some(found.committed_at.into()),
-        Some(true.into()),
-        None,
-    ])
-}
-
-/// `threadline.typed_row_at_once(row_type, key, at)` → (known, key, image): the image, NULL when there was no row, where its values
-/// are those of the table's type as they stand.
-pub fn typed_row_at_once(call: &mut Call) -> pg_sys::Datum {
-    let table = relation::of_row_type(types::base_type(call.argument_type(0)));
-    let (Some(table), Some(at)) = (table, call.value(2).map(Value::as_i64)) else { return call.return_null() };
-    let found = call.text(1).map(<[u8]>::to_vec).and_then(|given| find(table, &given, at));
-    let readable = |found: &State| {
-        found.change.image.is_none()
-            || !found.change.has_exact && found.plan.reads_as_recorded(found.change.schema_version)
-    };
-    match found.filter(readable) {
-        Some(found) => {
-            call.return_row(&mut [Some(true.into()), Some(found.key.datum()), found.change.image.map(Value::datum)])
-        }
-        None => call.return_null(),
-    }
-}
-
-/// `threadline.gapless_at_once(target, since, until)`: true where nothing can be missing of a table's record between two times;
-/// else false, and readable_gap tells.
-pub fn gapless_at_once(call: &mut Call) -> pg_sys::Datum {
-    let gapless = || {
-        let plan = usual(call.oid(0)?)?;
-        let (since, until) = (call.value(1)?.as_i64(), call.value(2)?.as_i64());
-        Some(is_without_gap(plan.policy.table_id, since, until)? && keeps_recording(&plan.policy))
-    };
-    let gapless = gapless().unwrap_or(false);
-    call.return_value(Some(gapless.into()))
-}
-
-/// `threadline.latest_op_at_once(target, row_key, key)`: the op of the last change of a key that the caller sees, NULL where it
-/// is left to latest_change() in history.sql.
-pub fn latest_op_at_once(call: &mut Call) -> pg_sys::Datum {
-    let latest = || {
-        let plan = usual(call.oid(0)?)?;
-        let (row_key, key) = (call.value(1)?.as_i64(), call.text(2)?);
-        let log = Log::open(plan.policy.table_id)?;
-        let (change, _) = log.latest_change(row_key, key, 0, i64::MAX).filter(|_| buffer::is_empty())?;
-        Some(change.op)
-    };
-    let latest = latest();
-    call.return_value(latest.map(Into::into))
-}
-
-/// `threadline.has_marks(target)`: whether a TRUNCATE of the table is recorded by a mark; true where it is not known at once.
-pub fn has_marks(call: &mut Call) -> pg_sys::Datum {
-    let known = || {
-        let plan = usual(call.oid(0)?).filter(|_| buffer::is_empty())?;
-        Log::open(plan.policy.table_id)?.has_mark(0)
-    };
-    let known = known().unwrap_or(true);
-    call.return_value(Some(known.into()))
-}
-
-/// `threadline.horizon_at_once(at)`: what commit_horizon() in asof.sql asks of the log.
-pub fn horizon_at_once(call: &mut Call) -> pg_sys::Datum {
-    let Some(at) = call.value(0).map(Value::as_i64) else { return call.return_null() };
-    let horizon = Transactions::open().and_then(|transactions| transactions.commit_horizon(at)).ok_or_else(|| {
-        let detail = "A partition of it has no index on (committed_at, commit_no).".into();
-        Error::StorageChanged { relation: "transaction_log".into(), detail }
-    });
-    call.return_value(Some(horizon.or_raise().into()))
-}
-
-/// `threadline.settled_at_once(at)`: true where a look that costs little proves what settled() in asof.sql is asked; else false, and
-/// it may be so all the same.
-pub fn settled_at_once(call: &mut Call) -> pg_sys::Datum {
-    let settled = call.value(0).map(Value::as_i64).and_then(is_settled);
-    call.return_value(Some(settled.unwrap_or(false).into()))
-}
-
-fn is_settled(at: i64) -> Option<bool> {
-    Some(nobody_is_prepared(at)? && Transactions::open()?.has_witness(at)?)
-}
-
-/// A table's plan, if it is one that may be read at once: captured for itself, known by the same key columns ever since, and
-/// readable for the caller, as the view readable_table has it.
-fn usual(target: pg_sys::Oid) -> Option<Rc<Plan>> {
-    let plan = cache::plan(target).ok()??;
-    let policy = &plan.policy;
-    let readable = || user::may_read(target) || own_relation(c"change_log").is_some_and(user::may_select);
-    let usual = plan.identity.is_none() && policy.enabled && !policy.rekeyed && policy.root == target && readable();
-    usual.then_some(plan)
-}
-
-fn find(target: pg_sys::Oid, given: &[u8], at: i64) -> Option<State> {
-    // Infinity among them.
-    if at > types::now() || !buffer::is_empty() {
-        return None;
-    }
-    let plan = usual(target)?;
-    let (table_id, row_key, key) = key::look_up(target, Some(given)).ok()?;
-    let key = Value::new(bytes_datum(&key));
-    let log = Log::open(table_id)?;
-    let horizon = log.transactions.commit_horizon(at)?;
-    let first_change = log.baseline(horizon)?;
-    let (change, stamp) = log.latest_change(row_key, key.payload(), first_change, horizon)?;
-    let known = match change.op {
-        op::TRUNCATE | op::DELETE => change.image.is_none(),
-        op::SNAPSHOT | op::INSERT | op::UPDATE => change.image.is_some() && !log.has_mark(first_change)?,
-        _ => false,
-    };
-    let complete = known
-        && is_without_gap(table_id, stamp.committed_at, at)?
-        && keeps_recording(&plan.policy)
-        && nobody_is_prepared(at)?
-        && log.transactions.has_witness(at)?;
-    complete.then_some(State { plan, key, change, committed_at: stamp.committed_at })
+pub struct Stamp {
+    pub commit_no: i64,
+    pub committed_at: i64,
 }
 
 /// The log of transactions.
-struct Transactions {
+pub struct Transactions {
     parent: OpenRelation,
     /// The oldest first.
     leaves: Vec<OpenRelation>,
 }
 
 /// The log, of one table.
-struct Log {
+pub struct Log {
     table_id: i32,
     changes: Vec<OpenRelation>,
-    transactions: Transactions,
+    pub transactions: Transactions,
 }
 
 fn open(name: &'static core::ffi::CStr) -> Option<OpenRelation> {
@@ -268,13 +119,13 @@ fn leaves(parent: &OpenRelation) -> Vec<OpenRelation> {
 }
 
 impl Transactions {
-    fn open() -> Option<Transactions> {
+    pub fn open() -> Option<Transactions> {
         let parent = open(c"transaction_log")?;
         Some(Transactions { leaves: leaves(&parent), parent })
     }
 
     /// The greatest commit_no that counts at a time, 0 when there is none.
-    fn commit_horizon(&self, at: i64) -> Option<i64> {
+    pub fn commit_horizon(&self, at: i64) -> Option<i64> {
         use column::transaction::{COMMIT_NO, COMMITTED_AT};
         let (mut horizon, mut newest) = (0, Vec::<i64>::with_capacity(NEIGHBOURS));
         for leaf in self.leaves.iter().rev() {
@@ -313,7 +164,7 @@ impl Transactions {
     }
 
     /// Whether a transaction proves that whatever is in flight is stamped later than a time: settled() in asof.sql.
-    fn has_witness(&self, at: i64) -> Option<bool> {
+    pub fn has_witness(&self, at: i64) -> Option<bool> {
         use column::transaction::{COMMIT_NO, COMMITTED_AT, ORIGIN, STARTED_AT, XID};
         let (origin, in_flight) = (xact::system_identifier(), xact::oldest_in_flight());
         let mut found = false;
@@ -342,12 +193,12 @@ impl Transactions {
 }
 
 impl Log {
-    fn open(table_id: i32) -> Option<Log> {
+    pub fn open(table_id: i32) -> Option<Log> {
         Some(Log { table_id, changes: leaves(&open(c"change_log")?), transactions: Transactions::open()? })
     }
 
     /// The first change of the newest baseline that counts: state_base() in asof.sql.
-    fn baseline(&self, horizon: i64) -> Option<i64> {
+    pub fn baseline(&self, horizon: i64) -> Option<i64> {
         use column::baseline::{FIRST_CHANGE_ID, TABLE_ID, TAKEN_AT, TRANSACTION_ID};
         let mut first_change = None;
         each_by_index(
@@ -367,7 +218,7 @@ impl Log {
     }
 
     /// The row's last change that counts: latest_change() in history.sql.
-    fn latest_change(&self, row_key: i64, key: &[u8], first: i64, horizon: i64) -> Option<(Change, Stamp)> {
+    pub fn latest_change(&self, row_key: i64, key: &[u8], first: i64, horizon: i64) -> Option<(Change, Stamp)> {
         let mut best: Option<(i64, Change, Stamp)> = None;
         for leaf in &self.changes {
             let Some((newest, change, stamp)) = self.latest_of_leaf(leaf, row_key, key, first, horizon)? else {
@@ -447,7 +298,7 @@ impl Log {
     }
 
     /// Whether a TRUNCATE is recorded by a mark.
-    fn has_mark(&self, first: i64) -> Option<bool> {
+    pub fn has_mark(&self, first: i64) -> Option<bool> {
         use column::change::{ID, ROW_KEY, TABLE_ID};
         let conditions = [
             (0, Equals, Operand::I32(self.table_id)),
@@ -471,7 +322,7 @@ fn required(row: &relation::Row, place: usize) -> Value {
 
 /// Whether nothing is on record that may be missing between two times: readable_gap in views.sql, without what the catalogs
 /// show.
-fn is_without_gap(table_id: i32, since: i64, until: i64) -> Option<bool> {
+pub fn is_without_gap(table_id: i32, since: i64, until: i64) -> Option<bool> {
     let of_table = [(0, Equals, Operand::I32(table_id))];
     let mut without = true;
     each_by_index(&open(c"gap")?, &[column::gap::TABLE_ID], &of_table, Forward, column::gap::UNTIL_AT + 1, |row| {
@@ -501,7 +352,7 @@ fn is_without_gap(table_id: i32, since: i64, until: i64) -> Option<bool> {
 }
 
 /// Whether the catalogs show that the table's changes are recorded: of gaps_now() in triggers.sql the part on plain tables.
-fn keeps_recording(policy: &Policy) -> bool {
+pub fn keeps_recording(policy: &Policy) -> bool {
     let table = OpenRelation::open(policy.root, pg_sys::AccessShareLock as i32);
     if table.kind() != pg_sys::RELKIND_RELATION || table.is_partition() {
         return false;
@@ -516,7 +367,7 @@ fn keeps_recording(policy: &Policy) -> bool {
 }
 
 /// Whether nobody committed in two phases about a time.
-fn nobody_is_prepared(at: i64) -> Option<bool> {
+pub fn nobody_is_prepared(at: i64) -> Option<bool> {
     let mut looked_at = 0;
     let mut nobody = true;
     scan::each_seen_row(&open(c"prepared_transaction")?, |row| {
