@@ -31,8 +31,14 @@ fn at_once(s: &mut Session, table: &str, key: &str, at: &str) -> String {
 fn both_ways_answer_the_same() {
     let (_cluster, db) = alone("at_once");
     let mut s = db.session();
+    // While its first row is updated, a trigger updates the second, whose own change by the statement is recorded later.
+    s.run(
+        "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE t SET v = 'inner' WHERE id = 2; RETURN NULL; END $$;
+         CREATE TRIGGER a_trap AFTER UPDATE ON t FOR EACH ROW WHEN (NEW.id = 1 AND NEW.v = 'trap') EXECUTE FUNCTION trap()",
+    );
     let mut times = vec![now(&mut s)];
     for sql in [
+        "UPDATE t SET v = 'trap' WHERE id < 3",
         "UPDATE t SET v = 'a' WHERE id = 1",
         "BEGIN; UPDATE t SET v = 'b' WHERE id = 1; UPDATE t SET v = 'c' WHERE id < 3; UPDATE t SET v = 'd' WHERE id = 1; COMMIT",
         "DELETE FROM t WHERE id = 2",
