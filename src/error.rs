@@ -40,6 +40,12 @@ pub enum Error {
     NoPartition { table: String },
     /// A row was passed whose type is not a table's.
     NotATableRow { function: &'static str },
+    /// A run of replay that was not begun, or is over.
+    NoRun { number: i32 },
+    /// What a run of replay is to do, or its saved state, does not read.
+    UnreadablePlan { cause: String },
+    /// An invariant of replay that cannot be followed.
+    NotReplayable { invariant: String, reason: String },
 }
 
 impl Error {
@@ -59,6 +65,9 @@ impl Error {
             Error::StorageChanged { .. } | Error::StorageMissing { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::NoPartition { .. } => ERRCODE_CHECK_VIOLATION,
             Error::NotATableRow { .. } => ERRCODE_DATATYPE_MISMATCH,
+            Error::NoRun { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::UnreadablePlan { .. } => ERRCODE_DATA_CORRUPTED,
+            Error::NotReplayable { .. } => ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
         }
     }
 
@@ -103,6 +112,11 @@ impl Error {
             Error::NotATableRow { function } => {
                 format!("function threadline.{function}() takes a row of a table under capture")
             }
+            Error::NoRun { number } => format!("there is no run {number} of replay in this transaction"),
+            Error::UnreadablePlan { .. } => "what a run of replay is given does not read".into(),
+            Error::NotReplayable { invariant, reason } => {
+                format!("invariant \"{invariant}\" cannot be replayed: {reason}")
+            }
         }
     }
 
@@ -119,6 +133,7 @@ impl Error {
                 "The row's image would exceed 256 MB, the limit of jsonb. Column \"{column}\" takes most of it."
             )),
             Error::NoJsonForm { cause, .. } => Some(format!("to_jsonb() refuses it: {cause}")),
+            Error::UnreadablePlan { cause } => Some(cause.clone()),
             _ => None,
         }
     }
@@ -166,6 +181,13 @@ impl Error {
             Error::NotSchemaOwner { schema } => Some(format!(
                 "Ask the owner, or: ALTER SCHEMA \"{}\" OWNER TO CURRENT_USER; audit_enable() takes single tables.",
                 schema.replace('"', "\"\"")
+            )),
+            Error::NoRun { .. } => Some("Runs are made by SELECT threadline.replay_check('model');".into()),
+            Error::UnreadablePlan { .. } => {
+                Some("If a checkpoint is of another version: SELECT threadline.replay_checkpoint('model', anew => true);".into())
+            }
+            Error::NotReplayable { invariant, .. } => Some(format!(
+                "Check the others: SELECT threadline.replay_check('model', invariants => …); or round the argument of the aggregate of {invariant}."
             )),
             Error::StorageChanged { .. } => Some("ALTER EXTENSION threadline_forensics UPDATE;".into()),
             Error::StorageMissing { .. } => {

@@ -10,6 +10,7 @@ pub mod context;
 pub mod error;
 pub mod history;
 pub mod pg;
+pub mod replay;
 pub mod symbols;
 
 ::pgrx::pg_module_magic!(name = c"threadline_forensics", version = c"0.1.0");
@@ -47,7 +48,13 @@ extension_sql_file!("../sql/install/time_travel.sql", name = "time_travel", requ
 extension_sql_file!("../sql/install/bisect_state.sql", name = "bisect_state", requires = ["time_travel"]);
 extension_sql_file!("../sql/install/bisect.sql", name = "bisect", requires = ["bisect_state"]);
 extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bisect"]);
-extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay"]);
+extension_sql_file!("../sql/install/replay_model.sql", name = "replay_model", requires = ["replay"]);
+extension_sql_file!("../sql/install/replay_invariant.sql", name = "replay_invariant", requires = ["replay_model"]);
+extension_sql_file!("../sql/install/replay_stream.sql", name = "replay_stream", requires = ["replay_invariant"]);
+extension_sql_file!("../sql/install/replay_run.sql", name = "replay_run", requires = ["replay_stream"]);
+extension_sql_file!("../sql/install/replay_result.sql", name = "replay_result", requires = ["replay_run"]);
+extension_sql_file!("../sql/install/replay_check.sql", name = "replay_check", requires = ["replay_result"]);
+extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay_check"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
 extension_sql_file!("../sql/install/coverage.sql", name = "coverage", requires = ["operate"]);
@@ -65,9 +72,16 @@ pub extern "C-unwind" fn _PG_init() {
     pg::call_stack::register();
     pg::planner::register(history::keyed::visit);
     pg::xact::register(
-        capture::transaction::on_transaction_event,
+        on_transaction_event,
         capture::transaction::on_subtransaction_event,
         catalog::cache::invalidate,
         capture::cost::session_ends,
     );
+}
+
+fn on_transaction_event(event: pg::xact::TransactionEvent) {
+    if let pg::xact::TransactionEvent::Ended { .. } = event {
+        replay::face::forget();
+    }
+    capture::transaction::on_transaction_event(event);
 }

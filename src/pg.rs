@@ -17,6 +17,7 @@ pub mod leaf;
 pub mod memory;
 pub mod planner;
 pub mod plans;
+pub mod record;
 pub mod relation;
 pub mod scan;
 pub mod settings;

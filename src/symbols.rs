@@ -48,5 +48,17 @@ crate::sql_functions! {
     in_transaction_block / pg_finfo_in_transaction_block => crate::history::travel::in_transaction_block;
     forget_plans / pg_finfo_forget_plans => crate::history::travel::forget_plans;
     drop_together / pg_finfo_drop_together => crate::history::travel::drop_together;
+    query_findings / pg_finfo_query_findings => crate::history::travel::query_findings;
+    run_skip / pg_finfo_run_skip => crate::replay::face::run_skip;
+    run_fail / pg_finfo_run_fail => crate::replay::face::run_fail;
+    run_begin / pg_finfo_run_begin => crate::replay::face::run_begin;
+    run_feed / pg_finfo_run_feed => crate::replay::face::run_feed;
+    run_state / pg_finfo_run_state => crate::replay::face::run_state;
+    run_states / pg_finfo_run_states => crate::replay::face::run_states;
+    run_value / pg_finfo_run_value => crate::replay::face::run_value;
+    run_judge / pg_finfo_run_judge => crate::replay::face::run_judge;
+    run_save / pg_finfo_run_save => crate::replay::face::run_save;
+    run_end / pg_finfo_run_end => crate::replay::face::run_end;
+    image_sums / pg_finfo_image_sums => crate::replay::face::image_sums;
     view_is_volatile / pg_finfo_view_is_volatile => crate::history::travel::view_is_volatile;
 }

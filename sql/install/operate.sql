@@ -417,7 +417,7 @@ AS $$
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_place_newest', 'readable_place_oldest', 'readable_arrival',
             'readable_transaction', 'readable_prepared', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
-            'readable_activity', 'readable_cost']),
+            'readable_activity', 'readable_cost', 'replay_models', 'replay_projections', 'replay_invariants', 'replayable_table', 'replayable_change']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
             'op_name', 'object_keys', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object',
@@ -446,12 +446,14 @@ AS $$
             'revert_execute', 'revert_effects', 'own_last_statement', 'revert_report', 'revert_rehearse', 'revert_apply', 'require_no_conflict',
             'revert_set', 'audit_revert', 'audit_revert_set', 'restored_key', 'came_from', 'restore_tasks', 'restore_row', 'audit_restore',
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
-            'replay_violations', 'report_heading', 'report_value', 'replay_report',
+            'replay_violations', 'query_findings', 'require_model', 'run_begin', 'run_feed', 'run_skip', 'run_fail', 'run_state', 'run_states', 'run_value', 'run_judge', 'run_save', 'run_end', 'image_sums', 'column_of_image', 'stream_branch', 'stream_statement', 'guarded_mapping', 'guarded_step', 'step_expression', 'engine_time', 'time_of_engine', 'replay_table_source', 'replay_request', 'replay_execute', 'redacted_inputs', 'replay_doubts', 'replay_event', 'replay_change', 'state_difference', 'failure_fingerprint', 'replay_violation', 'replay_result', 'replay_model_check', 'try_query', 'typed_nulls', 'state_nulls', 'refuse_spec', 'check_point', 'duration', 'expression_type', 'key_expression', 'ordered_expression', 'simple_tests', 'compile_invariant', 'column_reference', 'predicate',
+            'report_heading', 'report_value', 'replay_report',
             'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'holds_older_rows', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',
             'purge_transaction_batches', 'purge_transaction_batch', 'purge_finish', 'refuse_inside_transaction',
+            'replay_define_model', 'replay_drop_model', 'replay_add_projection', 'replay_add_invariant', 'store_projection', 'store_invariant', 'model_table', 'try_expression', 'trial_rows',
             'audit_maintain', 'audit_coverage', 'audit_policy', 'audit_health', 'audit_health_json']),
         ('admin', 'routine', ARRAY['audit_enable', 'audit_disable', 'audit_enable_schema', 'enable_schema_checked', 'captured_in_schema', 'audit_expect_uncovered',
             'audit_set_retention'])

@@ -362,45 +362,5 @@ BEGIN
 END
 $$;
 
--- No SET search_path: what is a table's name as the caller types it.
-CREATE FUNCTION threadline.replay_check(what text, since timestamptz = '-infinity', until timestamptz = 'infinity', stop_on_first_failure boolean = true,
-                                        invariants text[] = NULL, projections text[] = NULL, events text = NULL)
-RETURNS jsonb
-LANGUAGE plpgsql STABLE
-AS $$
-DECLARE
-    v_relation regclass;
-    v_given constant text := pg_catalog.concat_ws(', ',
-        CASE WHEN replay_check.since > '-infinity' THEN 'since' END,
-        CASE WHEN replay_check.until < 'infinity' THEN 'until' END,
-        CASE WHEN replay_check.invariants IS NOT NULL THEN 'invariants' END,
-        CASE WHEN replay_check.projections IS NOT NULL THEN 'projections' END,
-        CASE WHEN replay_check.events IS NOT NULL THEN 'events' END);
-BEGIN
-    BEGIN
-        v_relation := pg_catalog.to_regclass(replay_check.what);
-    EXCEPTION WHEN invalid_name THEN
-        v_relation := NULL;
-    END;
-    IF v_relation IS NULL THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'undefined_object',
-            MESSAGE = pg_catalog.format('there is no table named "%s"', replay_check.what),
-            DETAIL = 'Only a table''s history can be checked: this version has no replay models.',
-            HINT = 'SELECT table_schema, table_name FROM threadline.audit_tables; lists the tables that can be checked.';
-    END IF;
-    IF v_given <> '' THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'feature_not_supported',
-            MESSAGE = pg_catalog.format('the check of table "%s" does not take %s', replay_check.what, v_given),
-            DETAIL = 'A table is checked from its newest baseline to what it holds now, for the invariants history_equals_table and history_is_continuous.',
-            HINT = pg_catalog.format('SELECT threadline.replay_check(%L);', replay_check.what);
-    END IF;
-    RETURN threadline.replay_check(v_relation);
-END
-$$;
-
 COMMENT ON FUNCTION threadline.replay_check(regclass) IS
     'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Of a table without a key it compares how often each row is there; after a change of its shape the verdict is unknown until the next baseline. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
-COMMENT ON FUNCTION threadline.replay_check(text, timestamptz, timestamptz, boolean, text[], text[], text) IS
-    'The same for a table by name, found through the search path. Every differing row is listed, whatever stop_on_first_failure says; since, until, invariants, projections and events are for models. Errors: 42704 no such table, 0A000 an argument that a table check does not take.';

@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, OrRaise};
 use crate::pg::function::Call;
-use crate::pg::{plans, relation, user, xact};
+use crate::pg::{plans, relation, types, user, xact};
 
 /// `threadline.in_transaction_block()`
 pub fn in_transaction_block(call: &mut Call) -> pg_sys::Datum {
@@ -36,4 +36,11 @@ pub fn drop_together(call: &mut Call) -> pg_sys::Datum {
 pub fn view_is_volatile(call: &mut Call) -> pg_sys::Datum {
     let volatile = call.oid(0).filter(|view| relation::exists(*view)).and_then(plans::view_is_volatile);
     call.return_value(volatile.map(Into::into))
+}
+
+/// `threadline.query_findings(query)` → (relations, is_volatile)
+pub fn query_findings(call: &mut Call) -> pg_sys::Datum {
+    let query = call.text(0).and_then(|text| std::ffi::CString::new(text).ok()).unwrap_or_default();
+    let (relations, volatile) = plans::query_findings(&query);
+    call.return_row(&mut [Some(types::oid_array(&relations)), Some(volatile.into())])
 }

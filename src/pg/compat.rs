@@ -53,6 +53,21 @@ pub unsafe fn begin_index_scan(
     }
 }
 
+/// The analysis of a statement without parameters.
+///
+/// # Safety
+/// `statement` is what the parser made of `query`.
+pub unsafe fn analyse(statement: *mut pg_sys::RawStmt, query: &core::ffi::CStr) -> *mut pg_sys::Query {
+    let (none, environment) = (core::ptr::null(), core::ptr::null_mut());
+    // SAFETY: by the caller's promise; there are no parameters.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return pg_sys::parse_analyze(statement, query.as_ptr(), none.cast_mut(), 0, environment);
+        #[cfg(not(feature = "pg14"))]
+        return pg_sys::parse_analyze_fixedparams(statement, query.as_ptr(), none, 0, environment);
+    }
+}
+
 /// Whether `role` owns the relation (or is a superuser).
 pub fn owns_relation(relid: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: catalog look-up with plain values.

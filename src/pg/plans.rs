@@ -46,3 +46,20 @@ pub fn view_is_volatile(relid: pg_sys::Oid) -> Option<bool> {
         pg_sys::contain_volatile_functions(query.cast())
     })
 }
+
+/// What a query reads, relations in its subqueries included, and whether it calls a function that is not stable. Errors are the
+/// parser's own.
+pub fn query_findings(query: &core::ffi::CStr) -> (Vec<pg_sys::Oid>, bool) {
+    // SAFETY: parses and analyses a NUL-terminated string of one statement; what comes of it lives in the current context.
+    unsafe {
+        let statements = pg_sys::pg_parse_query(query.as_ptr());
+        let statement = pg_sys::list_nth(statements, 0).cast::<pg_sys::RawStmt>();
+        let analysed = super::compat::analyse(statement, query);
+        let (mut relations, mut items, mut row_security) = (core::ptr::null_mut(), core::ptr::null_mut(), false);
+        // What it notes of functions in operators, it notes in the tree.
+        let volatile = pg_sys::contain_volatile_functions(analysed.cast());
+        pg_sys::extract_query_dependencies(analysed.cast(), &mut relations, &mut items, &mut row_security);
+        let count = if relations.is_null() { 0 } else { (*relations).length };
+        ((0..count).map(|place| pg_sys::list_nth_oid(relations, place)).collect(), volatile)
+    }
+}

@@ -290,6 +290,23 @@ pub fn object_keys<'row>(object: Value) -> Vec<&'row [u8]> {
     }
 }
 
+/// A one-dimensional array of OIDs.
+pub fn oid_array(oids: &[pg_sys::Oid]) -> pg_sys::Datum {
+    let mut elements: Vec<pg_sys::Datum> = oids.iter().map(|oid| (*oid).into()).collect();
+    // SAFETY: the elements are OIDs, whose storage is as said (pg_type); the array is a copy.
+    unsafe {
+        pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            elements.len() as i32,
+            pg_sys::OIDOID,
+            size_of::<pg_sys::Oid>() as i32,
+            true,
+            b'i' as core::ffi::c_char,
+        )
+        .into()
+    }
+}
+
 /// A one-dimensional array of texts.
 pub fn text_array<'t>(texts: impl IntoIterator<Item = &'t [u8]>) -> pg_sys::Datum {
     let mut elements: Vec<pg_sys::Datum> = texts.into_iter().map(super::datum::text_datum).collect();

@@ -1,0 +1,191 @@
+-- What a run found, as the documents of the contract.
+
+-- An event of a table as its change in audit_changes, of an external log as it is there.
+CREATE FUNCTION threadline.replay_event(p_request threadline.replay_request, p_id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_event jsonb;
+BEGIN
+    IF p_request.events IS NULL THEN
+        SELECT pg_catalog.to_jsonb(c) INTO v_event FROM threadline.audit_changes c WHERE c.id = p_id;
+    ELSE
+        EXECUTE pg_catalog.format(E'SELECT e.event FROM (%s\n) AS e (seq, at, event) WHERE e.seq = $1 LIMIT 1', p_request.events) INTO v_event USING p_id;
+    END IF;
+    RETURN v_event;
+END
+$$;
+
+-- The row before and after a change, and the transaction.
+CREATE TYPE threadline.replay_change AS (
+    table_schema text,
+    table_name   text,
+    table_pk     jsonb,
+    old_pk       jsonb,
+    op           text,
+    changed      text[],
+    before       jsonb,
+    after        jsonb,
+    transaction  jsonb,
+    table_id     integer,
+    row_key      bigint,
+    key          text
+);
+
+CREATE FUNCTION threadline.replay_change(p_id bigint) RETURNS threadline.replay_change
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_change threadline.replay_change;
+BEGIN
+    SELECT c.table_schema, c.table_name, c.table_pk, c.old_pk, c.op_name, c.changed_fields,
+           CASE WHEN c.op IN (0, 1) THEN c.old_image WHEN c.op = 5 THEN c.new_image || coalesce(c.old_image, '{}') END, c.new_image,
+           jsonb_build_object('id', c.transaction_id, 'commit_no', x.commit_no, 'committed_at', x.committed_at, 'actor_ref', x.actor_ref, 'action_id', x.action_id,
+                              'correlation_id', x.correlation_id, 'request_id', x.request_id, 'job_id', x.job_id),
+           c.table_id, c.row_key, c.key
+    INTO v_change
+    FROM threadline.readable_change c
+    LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+    WHERE c.id = p_id;
+    RETURN v_change;
+END
+$$;
+
+CREATE FUNCTION threadline.state_difference(p_before jsonb, p_after jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object('name', d.name)
+                     || CASE WHEN p_before ? d.name THEN jsonb_build_object('before', p_before -> d.name) ELSE '{}' END
+                     || CASE WHEN p_after ? d.name THEN jsonb_build_object('after', p_after -> d.name) ELSE '{}' END
+                     ORDER BY d.name COLLATE "C"), '[]')
+    FROM (SELECT jsonb_object_keys(CASE WHEN jsonb_typeof(p_before) = 'object' THEN p_before ELSE '{}' END)
+          UNION SELECT jsonb_object_keys(CASE WHEN jsonb_typeof(p_after) = 'object' THEN p_after ELSE '{}' END)) AS d (name)
+    WHERE (p_before -> d.name)::text IS DISTINCT FROM (p_after -> d.name)::text
+$$;
+
+-- The same failure has the same: what it says of values is left out.
+CREATE FUNCTION threadline.failure_fingerprint(p_model text, p_invariant text, p_kind text, p_table text, p_op text, p_changed text[], p_reason text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN left(encode(sha256(convert_to(concat_ws('|', p_model, p_invariant, p_kind, p_table, p_op, array_to_string(p_changed, ','),
+    regexp_replace(regexp_replace(p_reason, '''[^'']*''|"[^"]*"', '<TEXT>', 'g'), '-?\d+(\.\d+)?', '<NUM>', 'g')), 'UTF8')), 'hex'), 16);
+
+CREATE FUNCTION threadline.replay_violation(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_name text := p_request.invariants[(p_found ->> 'invariant')::integer + 1];
+    v_invariant record;
+    v_source threadline.replay_source;
+    v_change threadline.replay_change;
+    v_kind text;
+    v_table text;
+    v_before jsonb := p_found #> '{states,0}';
+    v_after jsonb := p_found #> '{states,1}';
+    v_events jsonb;
+    v_id constant bigint := (p_found ->> 'change_id')::bigint;
+BEGIN
+    IF v_name IS NULL THEN
+        v_source := p_request.sources[(p_found ->> 'invariant')::integer - pg_catalog.cardinality(p_request.invariants) + 1];
+        v_kind := CASE WHEN v_source.projection IS NULL THEN 'integrity' ELSE 'error' END;
+        v_name := CASE WHEN v_source.projection IS NULL THEN 'history_is_continuous' ELSE pg_catalog.format('%s_does_not_fail', v_source.projection) END;
+    ELSE
+        SELECT i.* INTO v_invariant FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
+        v_kind := v_invariant.kind;
+    END IF;
+    IF p_request.events IS NULL THEN
+        v_change := threadline.replay_change(v_id);
+        v_table := pg_catalog.format('%s.%s', v_change.table_schema, v_change.table_name);
+    END IF;
+    IF p_found -> 'states' = 'null' THEN
+        v_before := v_change.before;
+        v_after := v_change.after;
+    END IF;
+    v_before := nullif(v_before, 'null');
+    v_after := nullif(v_after, 'null');
+    IF p_request.events IS NOT NULL THEN
+        EXECUTE pg_catalog.format(E'SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(''change_id'', e.seq, ''at'', e.at, ''event'', e.event) ORDER BY e.seq) FROM (%s\n) AS e (seq, at, event) WHERE e.seq = ANY ($1)', p_request.events)
+        INTO v_events USING ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) || v_id;
+    ELSE
+        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                   'change_id', e.id, 'table_name', e.table_name, 'table_pk', e.table_pk, 'op', e.op_name, 'transaction_id', e.transaction_id, 'captured_at', e.captured_at,
+                   'changed_fields', e.changed_fields, 'changed_from', e.old_image, 'data_after', e.new_image) ORDER BY e.id)
+        INTO v_events
+        FROM threadline.readable_change e
+        WHERE e.id = ANY (CASE WHEN p_found -> 'key' = 'null' OR p_found -> 'recent' = '[]' THEN
+                              ARRAY(SELECT c.id FROM threadline.readable_place_newest c
+                                    WHERE c.table_id = v_change.table_id AND c.row_key = v_change.row_key AND c.key = v_change.key AND c.id <= v_id AND c.op <> 2 LIMIT 10)
+                          ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END || v_id);
+    END IF;
+    RETURN pg_catalog.jsonb_build_object(
+        'invariant', v_name, 'kind', v_kind, 'severity', CASE WHEN v_invariant IS NULL THEN 'error' ELSE v_invariant.severity END,
+        'check_at', CASE WHEN v_invariant IS NOT NULL THEN v_invariant.check_at END,
+        'key', CASE WHEN p_found -> 'key' <> 'null' THEN p_found -> 'key'
+                    ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each(v_change.table_pk) k) END,
+        'table_schema', v_change.table_schema, 'table_name', v_change.table_name, 'table_pk', v_change.table_pk,
+        'failure_reason', p_found -> 'reason', 'failure_step', p_found -> 'step', 'change_id', v_id,
+        'event_at_failure', CASE WHEN p_found -> 'event' <> 'null' THEN p_found -> 'event' ELSE threadline.replay_event(p_request, v_id) END,
+        'state_before', v_before, 'state_after', v_after, 'state_diff', threadline.state_difference(v_before, v_after),
+        'events_leading_to_failure', coalesce(v_events, '[]'),
+        'transaction', v_change.transaction,
+        'at', threadline.time_of_engine((p_found ->> 'time')::bigint),
+        'already_false', CASE WHEN (p_found ->> 'found_at')::bigint <= threadline.engine_time(p_request.since) THEN true END,
+        'first_repaired_at', threadline.time_of_engine((p_found ->> 'repaired_at')::bigint),
+        'fingerprint', threadline.failure_fingerprint(p_request.model, v_name, v_kind, v_table, v_change.op, v_change.changed, p_found ->> 'reason'));
+END
+$$;
+
+CREATE FUNCTION threadline.replay_result(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_violations jsonb;
+    v_doubts constant jsonb := threadline.replay_doubts(p_request, p_outcome);
+    v_rows jsonb;
+BEGIN
+    SELECT coalesce(pg_catalog.jsonb_agg(threadline.replay_violation(p_request, f.value) ORDER BY f.no), '[]') INTO v_violations
+    FROM pg_catalog.jsonb_array_elements(p_outcome -> 'violations') WITH ORDINALITY AS f (value, no)
+    WHERE NOT p_request.stop OR f.no = 1;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(threadline.qualified_name(s.relation), p_outcome #> ARRAY['rows', s.n::text]), '{}') INTO v_rows
+    FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NULL;
+    RETURN pg_catalog.jsonb_build_object(
+        'verdict', CASE WHEN v_violations @> '[{"severity": "error"}]' THEN 'violated' WHEN v_doubts <> '[]' THEN 'unknown' ELSE 'holds' END,
+        'what', p_request.model,
+        'events_processed', p_outcome -> 'events',
+        'transactions', p_outcome -> 'transactions',
+        'final_state', CASE WHEN v_rows = '{}' THEN coalesce((SELECT p_states -> s.projection FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NOT NULL ORDER BY s.n LIMIT 1), 'null')
+                            ELSE pg_catalog.jsonb_build_object('rows', v_rows) END,
+        'projections', p_states,
+        'skipped', p_outcome -> 'skipped',
+        'complete', v_doubts = '[]',
+        'coverage', pg_catalog.jsonb_build_object('complete', v_doubts = '[]', 'gaps', v_doubts,
+            'baseline_at', (SELECT pg_catalog.max(s.since) FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NULL)),
+        'not_compared', coalesce((SELECT pg_catalog.jsonb_agg(DISTINCT d.value -> 'column') FROM pg_catalog.jsonb_array_elements(v_doubts) AS d (value) WHERE d.value ->> 'reason' = 'redacted'), '[]'),
+        'invariants', (
+            SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', i.name, 'kind', i.kind, 'severity', i.severity,
+                       'verdict', CASE WHEN v.violations > 0 THEN 'violated' WHEN v_doubts <> '[]' THEN 'unknown' WHEN p_request.stop AND v_violations <> '[]' THEN 'unknown' ELSE 'holds' END,
+                       'violations', v.violations) ORDER BY i.no), '[]')
+            FROM threadline.replay_invariants i
+            CROSS JOIN LATERAL (SELECT count(*) AS violations FROM pg_catalog.jsonb_array_elements(v_violations) AS v (value) WHERE v.value ->> 'invariant' = i.name) v
+            WHERE i.model = p_request.model AND i.name = ANY (p_request.invariants || p_request.queries)),
+        'pending', (
+            SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('invariant', p.value -> 'invariant', 'change_id', p.value -> 'change_id', 'due', threadline.time_of_engine((p.value ->> 'due')::bigint),
+                       'key', CASE WHEN p.value -> 'key' <> 'null' THEN p.value -> 'key' ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each((threadline.replay_change((p.value ->> 'change_id')::bigint)).table_pk) k) END) ORDER BY p.no), '[]')
+            FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') WITH ORDINALITY AS p (value, no)),
+        'violations_total', CASE WHEN p_request.stop THEN least((p_outcome ->> 'total')::bigint, 1) ELSE (p_outcome ->> 'total')::bigint END,
+        'violations', v_violations,
+        'request', pg_catalog.jsonb_build_object('model', p_request.model, 'since', p_request.since, 'until', p_request.until, 'stop_on_first_failure', p_request.stop,
+            'invariants', p_request.invariants || p_request.queries,
+            'projections', ARRAY(SELECT s.projection FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NOT NULL), 'events', p_request.events));
+END
+$$;
+
+CREATE FUNCTION threadline.replay_model_check(p_request threadline.replay_request) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_run record;
+BEGIN
+    v_run := threadline.replay_execute(p_request, NULL, NULL, false);
+    RETURN threadline.replay_result(p_request, v_run.outcome, v_run.states);
+END
+$$;

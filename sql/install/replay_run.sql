@@ -1,0 +1,289 @@
+-- replay_check() of a model: what is to be run is put together, run as the caller, and told.
+
+-- What a run is about. invariants: those of the engine, in its order; queries: names of those that ask the tables as they were.
+CREATE TYPE threadline.replay_request AS (
+    model       text,
+    since       timestamptz,
+    until       timestamptz,
+    horizon     bigint,
+    stop        boolean,
+    events      text,
+    sources     threadline.replay_source[],
+    invariants  text[],
+    queries     text[],
+    plan        jsonb,
+    tests       jsonb
+);
+
+CREATE FUNCTION threadline.engine_time(at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN engine_time.at = 'infinity' THEN 9223372036854775807 WHEN engine_time.at = '-infinity' THEN -9223372036854775807
+            ELSE (extract(epoch FROM engine_time.at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint END;
+
+CREATE FUNCTION threadline.time_of_engine(at bigint) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN abs(time_of_engine.at) >= 9000000000000000000 THEN NULL
+            ELSE '2000-01-01 00:00:00+00'::timestamptz + (time_of_engine.at / 1000000) * interval '1 second' + (time_of_engine.at % 1000000) * interval '1 microsecond' END;
+
+-- Where a table's changes begin in a run: at its oldest baseline that was not purged.
+CREATE FUNCTION threadline.replay_table_source(p_n integer, p_table_id integer, p_horizon bigint) RETURNS threadline.replay_source
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source threadline.replay_source;
+    v_purged timestamptz;
+BEGIN
+    SELECT p_n, t.table_id, t.relation, NULL INTO v_source.n, v_source.table_id, v_source.relation, v_source.projection
+    FROM threadline.readable_table t WHERE t.table_id = p_table_id;
+    IF v_source.relation IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = format('table %s of the model is gone, or you may not read it', p_table_id),
+            HINT = 'SELECT name, spec FROM threadline.replay_invariants; shows what names it.';
+    END IF;
+    SELECT max(g.until_at) INTO v_purged FROM threadline.readable_gap g WHERE g.table_id = p_table_id AND g.reason = 'purged';
+    SELECT min(b.first_change_id), min(coalesce(b.committed_at, b.taken_at)), array_agg(b.first_change_id ORDER BY b.first_change_id)
+    INTO v_source.changes_from, v_source.since, v_source.baselines
+    FROM threadline.readable_baseline b
+    WHERE b.table_id = p_table_id AND (p_horizon IS NULL OR b.commit_no IS NULL OR b.commit_no <= p_horizon)
+      AND coalesce(b.committed_at, b.taken_at) >= coalesce(v_purged, '-infinity');
+    v_source.is_known := v_source.changes_from IS NOT NULL;
+    v_source.changes_from := coalesce(v_source.changes_from, 0);
+    v_source.baselines := v_source.baselines[2:];
+    v_source.has_deltas := NOT EXISTS (SELECT FROM threadline.replayable_table r WHERE r.table_id = p_table_id);
+    v_source.inputs := '{}';
+    RETURN v_source;
+END
+$$;
+
+CREATE FUNCTION threadline.replay_request(p_model text, p_since timestamptz, p_until timestamptz, p_stop boolean, p_invariants text[], p_projections text[], p_events text) RETURNS threadline.replay_request
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_request threadline.replay_request;
+    v_source threadline.replay_source;
+    v_invariant record;
+    v_projection record;
+    v_table_id integer;
+    v_compiled threadline.replay_compiled;
+    v_plan_invariants jsonb := '[]';
+    v_inputs jsonb;
+    v_roles integer;
+    v_place integer;
+    v_first integer;
+    v_name text;
+BEGIN
+    PERFORM threadline.require_model(p_model);
+    IF p_since >= p_until THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = pg_catalog.format('since, %s, is not before until, %s', p_since, p_until),
+            HINT = 'Violations are reported that happened after since, up to until.';
+    END IF;
+    v_request.model := p_model;
+    v_request.since := p_since;
+    v_request.until := p_until;
+    v_request.stop := p_stop;
+    v_request.events := p_events;
+    v_request.horizon := CASE WHEN p_until < 'infinity' AND p_events IS NULL THEN threadline.commit_horizon(p_until) END;
+    v_request.sources := '{}';
+    v_request.invariants := '{}';
+    v_request.queries := '{}';
+    v_request.tests := '{}';
+    SELECT n.name INTO v_name FROM pg_catalog.unnest(p_invariants) AS n (name)
+    WHERE NOT EXISTS (SELECT FROM threadline.replay_invariants i WHERE i.model = p_model AND i.name = n.name) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = pg_catalog.format('model "%s" has no invariant "%s"', p_model, v_name),
+            HINT = pg_catalog.format('SELECT name FROM threadline.replay_invariants WHERE model = %L;', p_model);
+    END IF;
+    SELECT n.name INTO v_name FROM pg_catalog.unnest(p_projections) AS n (name)
+    WHERE NOT EXISTS (SELECT FROM threadline.replay_projections p WHERE p.model = p_model AND p.name = n.name) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = pg_catalog.format('model "%s" has no projection "%s"', p_model, v_name),
+            HINT = pg_catalog.format('SELECT name FROM threadline.replay_projections WHERE model = %L;', p_model);
+    END IF;
+    -- The tables first, then the projections.
+    IF p_events IS NULL THEN
+        FOR v_table_id IN
+            SELECT i.table_id FROM threadline.replay_invariants i
+            WHERE i.model = p_model AND i.table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
+            UNION
+            SELECT i.to_table_id FROM threadline.replay_invariants i
+            WHERE i.model = p_model AND i.to_table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
+            UNION
+            SELECT p.table_id FROM threadline.replay_projections p
+            WHERE p.model = p_model AND p.table_id IS NOT NULL AND (p_projections IS NULL OR p.name = ANY (p_projections))
+            ORDER BY 1
+        LOOP
+            v_request.sources := v_request.sources || threadline.replay_table_source(pg_catalog.cardinality(v_request.sources), v_table_id, v_request.horizon);
+        END LOOP;
+    END IF;
+    FOR v_projection IN
+        SELECT p.* FROM threadline.replay_projections p
+        WHERE p.model = p_model AND (p_projections IS NULL OR p.name = ANY (p_projections)) AND (p.table_id IS NULL) = (p_events IS NOT NULL)
+        ORDER BY p.no
+    LOOP
+        v_source := NULL;
+        v_source.n := pg_catalog.cardinality(v_request.sources);
+        v_source.table_id := v_projection.table_id;
+        v_source.projection := v_projection.name;
+        v_source.is_known := true;
+        v_source.inputs := '{}';
+        v_request.sources := v_request.sources || v_source;
+    END LOOP;
+    FOR v_invariant IN
+        SELECT i.* FROM threadline.replay_invariants i
+        WHERE i.model = p_model AND (p_invariants IS NULL OR i.name = ANY (p_invariants)) ORDER BY i.no
+    LOOP
+        IF v_invariant.kind = 'query' THEN
+            IF p_events IS NULL THEN
+                v_request.queries := v_request.queries || v_invariant.name;
+            END IF;
+            CONTINUE;
+        END IF;
+        SELECT s.n INTO v_place FROM pg_catalog.unnest(v_request.sources) s
+        WHERE CASE WHEN v_invariant.projection IS NOT NULL THEN s.projection = v_invariant.projection
+                   ELSE s.table_id = v_invariant.table_id AND s.projection IS NULL END;
+        CONTINUE WHEN NOT FOUND;
+        v_compiled := threadline.compile_invariant(v_invariant.name, v_invariant.kind, v_invariant.spec, v_invariant.check_at, v_invariant.projection IS NOT NULL,
+            CASE WHEN v_invariant.projection IS NOT NULL THEN threadline.state_nulls() ELSE threadline.typed_nulls(v_request.sources[v_place + 1].relation) END,
+            (SELECT threadline.typed_nulls(s.relation) FROM pg_catalog.unnest(v_request.sources) s WHERE s.table_id = v_invariant.to_table_id AND s.projection IS NULL));
+        v_inputs := '[]';
+        FOR v_roles IN 0 .. CASE WHEN v_invariant.to_table_id IS NULL THEN 0 ELSE 1 END LOOP
+            IF v_roles = 1 THEN
+                SELECT s.n INTO v_place FROM pg_catalog.unnest(v_request.sources) s WHERE s.table_id = v_invariant.to_table_id AND s.projection IS NULL;
+            END IF;
+            v_source := v_request.sources[v_place + 1];
+            v_first := pg_catalog.cardinality(v_source.inputs);
+            v_source.inputs := v_source.inputs || ARRAY(SELECT c FROM pg_catalog.unnest(v_compiled.inputs) c WHERE c.role = v_roles);
+            v_request.sources[v_place + 1] := v_source;
+            v_inputs := v_inputs || pg_catalog.jsonb_build_object('source', v_place, 'first', v_first, 'count', pg_catalog.cardinality(v_source.inputs) - v_first);
+        END LOOP;
+        IF v_compiled.kind #>> '{Aggregate,test}' = 'Elsewhere' THEN
+            v_request.tests := v_request.tests || pg_catalog.jsonb_build_object(pg_catalog.cardinality(v_request.invariants)::text, v_invariant.spec ->> 'check');
+        END IF;
+        v_request.invariants := v_request.invariants || v_invariant.name;
+        v_plan_invariants := v_plan_invariants || pg_catalog.jsonb_build_object('name', v_invariant.name, 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'inputs', v_inputs);
+    END LOOP;
+    v_request.plan := pg_catalog.jsonb_build_object(
+        'stop', p_stop, 'since', threadline.engine_time(p_since),
+        'until', threadline.engine_time(CASE WHEN p_until < 'infinity' THEN p_until ELSE pg_catalog.clock_timestamp() END),
+        'invariants', v_plan_invariants,
+        'sources', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+                        'name', coalesce(s.projection, threadline.qualified_name(s.relation)), 'is_projection', s.projection IS NOT NULL, 'is_known', s.is_known,
+                        'is_counted', s.projection IS NOT NULL OR pg_catalog.cardinality(s.inputs) > 0
+                                      OR NOT EXISTS (SELECT FROM pg_catalog.unnest(v_request.sources) p WHERE p.projection IS NOT NULL AND p.table_id = s.table_id)) ORDER BY s.n), '[]')
+                    FROM pg_catalog.unnest(v_request.sources) s));
+    RETURN v_request;
+END
+$$;
+
+-- Runs the stream, with the rights of the caller and writing nothing, and ends the run. p_state: of a run to go on from; p_conditions: which changes are new to it.
+CREATE FUNCTION threadline.replay_execute(p_request threadline.replay_request, p_state bytea, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
+LANGUAGE plpgsql
+-- Texts are read in the settings they were written in.
+SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
+AS $$
+DECLARE
+    v_conditions constant text := coalesce(p_conditions, '') || CASE
+        WHEN p_request.events IS NOT NULL AND p_request.until < 'infinity' THEN pg_catalog.format(' AND e.at <= %L', p_request.until)
+        WHEN p_request.horizon IS NOT NULL THEN pg_catalog.format(' AND CASE WHEN x.id IS NULL THEN c.id ELSE x.commit_no END <= %s', p_request.horizon) ELSE '' END;
+    v_has_projections constant boolean := EXISTS (SELECT FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NOT NULL);
+    v_guarded boolean := false;
+    v_run integer;
+    v_settings text[];
+BEGIN
+    IF pg_catalog.cardinality(p_request.sources) = 0 THEN
+        outcome := '{"events": 0, "transactions": 0, "total": 0, "violations": [], "pending": [], "unknown": [], "skipped": {}, "rows": []}';
+        states := '{}';
+        RETURN;
+    END IF;
+    LOOP
+        BEGIN
+            v_run := threadline.run_begin(p_request.plan, p_state);
+            PERFORM pg_catalog.set_config('transaction_read_only', 'on', true);
+            EXECUTE threadline.stream_statement(p_request.model, p_request.sources, v_conditions, p_request.events, v_run, v_guarded, p_request.tests);
+            EXIT;
+        EXCEPTION WHEN OTHERS THEN
+            -- A function of a projection may have failed: then each call is looked after.
+            IF v_guarded OR NOT v_has_projections OR SQLSTATE IN ('57014', '53200', '22003') THEN
+                RAISE;
+            END IF;
+            v_guarded := true;
+        END;
+    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_object_agg(s.projection, k.states), '{}') INTO states
+    FROM pg_catalog.unnest(p_request.sources) s
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN p.key IS NULL THEN pg_catalog.min(t.state::text)::jsonb ELSE coalesce(pg_catalog.jsonb_object_agg(t.key, t.state), '{}') END AS states
+        FROM threadline.replay_projections p
+        LEFT JOIN threadline.run_states(v_run, s.n, 1000) t ON true
+        WHERE p.model = p_request.model AND p.name = s.projection AND (t.key IS NOT NULL OR p.key IS NULL)
+        GROUP BY p.key) k
+    WHERE s.projection IS NOT NULL;
+    IF p_save THEN
+        saved := threadline.run_save(v_run);
+    END IF;
+    outcome := threadline.run_end(v_run, 1000);
+END
+$$;
+
+-- The columns that a table's invariants read and redaction hides, at some time of the run.
+CREATE FUNCTION threadline.redacted_inputs(p_source threadline.replay_source) RETURNS SETOF text
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_column record;
+    v_input threadline.replay_input;
+    v_others text;
+BEGIN
+    FOR v_column IN
+        SELECT DISTINCT f.name_now AS name
+        FROM threadline.column_fate(p_source.table_id, p_source.relation) f
+        CROSS JOIN threadline.readable_table t
+        WHERE t.table_id = p_source.table_id AND f.name_now IS NOT NULL
+          AND (f.redact IS NOT NULL OR f.name_now = ANY (t.exclude::text[] || t.mask))
+          AND EXISTS (SELECT FROM pg_catalog.unnest(p_source.inputs) i WHERE pg_catalog.strpos(pg_catalog.lower(i.expression), pg_catalog.lower(f.name_now)) > 0)
+    LOOP
+        SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('NULL::%s AS %I', pg_catalog.format_type(a.atttypid, a.atttypmod), a.attname), ', ' ORDER BY a.attnum), '') INTO v_others
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> v_column.name;
+        FOREACH v_input IN ARRAY p_source.inputs LOOP
+            BEGIN
+                PERFORM threadline.try_query(pg_catalog.format(CASE v_input.scope WHEN 'pair' THEN E'SELECT %1$s\n FROM (SELECT %2$s) AS new, (SELECT %2$s) AS old LIMIT 0' ELSE E'SELECT %1$s\n FROM (SELECT %2$s) AS new LIMIT 0' END,
+                                                               v_input.expression, v_others));
+            EXCEPTION WHEN undefined_column THEN
+                -- Without the column the expression does not read: it is one that it needs.
+                RETURN NEXT v_column.name;
+                EXIT;
+            END;
+        END LOOP;
+    END LOOP;
+END
+$$;
+
+-- Why a run is no ground for saying that all invariants hold: {"table", "reason", "detail"} or {"invariant", …}.
+CREATE FUNCTION threadline.replay_doubts(p_request threadline.replay_request, p_outcome jsonb) RETURNS jsonb
+LANGUAGE sql STABLE
+AS $$
+    SELECT coalesce(pg_catalog.jsonb_agg(d.doubt), '[]')
+    FROM (
+        SELECT pg_catalog.jsonb_build_object('table', threadline.qualified_name(s.relation), 'reason', g.reason, 'since_at', g.since_at, 'until_at', g.until_at) AS doubt
+        FROM pg_catalog.unnest((p_request).sources) s
+        CROSS JOIN LATERAL threadline.gaps_between(s.table_id, greatest(coalesce(s.since, '-infinity'), '-infinity'), (p_request).until) g
+        WHERE s.projection IS NULL
+        UNION ALL
+        SELECT pg_catalog.jsonb_build_object('table', threadline.qualified_name(s.relation), 'reason', 'before_horizon', 'since_at', NULL, 'until_at', s.since)
+        FROM pg_catalog.unnest((p_request).sources) s
+        WHERE s.projection IS NULL AND (NOT s.is_known OR (p_request).since > '-infinity' AND (p_request).since < s.since)
+        UNION ALL
+        SELECT pg_catalog.jsonb_build_object('table', threadline.qualified_name(s.relation), 'reason', 'redacted', 'column', r.name)
+        FROM pg_catalog.unnest((p_request).sources) s
+        CROSS JOIN LATERAL threadline.redacted_inputs(s) AS r (name)
+        WHERE s.projection IS NULL
+        UNION ALL
+        SELECT pg_catalog.jsonb_build_object('invariant', (p_request).invariants[(u.value ->> 'invariant')::integer + 1], 'reason', 'before_horizon', 'times', u.value -> 'times')
+        FROM pg_catalog.jsonb_array_elements(p_outcome -> 'unknown') AS u (value)
+        UNION ALL
+        SELECT pg_catalog.jsonb_build_object('reason', 'not_settled', 'until_at', (p_request).until)
+        WHERE (p_request).events IS NULL AND (p_request).until < 'infinity' AND NOT threadline.settled((p_request).until)
+    ) d
+$$;

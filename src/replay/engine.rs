@@ -1,0 +1,520 @@
+//! The run: events come in commit order, check points lie between them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::aggregate::Aggregated;
+use super::decimal::Decimal;
+use super::integrity::Rows;
+use super::judged::{Judged, StateChecks};
+use super::keyed::Finding;
+use super::plan::{CheckAt, Invariant, Kind, Plan};
+use super::sequence::{Deadlines, Forbidding, Monotone, Rate, Requiring, Transitions};
+use super::tuples::{References, Unique};
+
+/// Where an event stands in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub step: u64,
+    pub change_id: i64,
+    pub time: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Every row of the source ends.
+    AllEnd,
+    Delete,
+    Snapshot,
+    Insert,
+    Update,
+}
+
+/// An input of an invariant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Field<'v> {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Number(Decimal),
+    Text(&'v [u8]),
+}
+
+impl<'v> Field<'v> {
+    /// A check: NULL holds.
+    pub fn holds(self) -> bool {
+        self != Field::Bool(false)
+    }
+
+    /// A predicate of an event: NULL does not match.
+    pub fn matches(self) -> bool {
+        self == Field::Bool(true)
+    }
+
+    pub fn text(self) -> Option<&'v [u8]> {
+        if let Field::Text(text) = self { Some(text) } else { None }
+    }
+}
+
+pub struct Event<'v> {
+    pub source: usize,
+    pub op: Op,
+    pub transaction: i64,
+    pub statement: i32,
+    pub change_id: i64,
+    pub time: i64,
+    /// The row's key, and the one it had before this event if that was another.
+    pub key: &'v [u8],
+    pub old_key: Option<&'v [u8]>,
+    /// What the row's image before and after comes to, where that is known.
+    pub images: [Option<i64>; 2],
+    pub version: i32,
+    /// A baseline begins: whatever was known of the source's rows ends.
+    pub begins_baseline: bool,
+    pub values: Vec<Field<'v>>,
+    pub detail: Detail<'v>,
+}
+
+/// Of a projection: the event as it was mapped, and the key's state before and after it, as jsonb is stored.
+#[derive(Clone, Copy, Default)]
+pub struct Detail<'v> {
+    pub event: Option<&'v [u8]>,
+    pub states: [Option<&'v [u8]>; 2],
+}
+
+/// A document of a violation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Document {
+    Json(String),
+    /// jsonb as stored.
+    Stored(Box<[u8]>),
+}
+
+impl Document {
+    pub fn stored(payload: &[u8]) -> Document {
+        Document::Stored(payload.into())
+    }
+}
+
+/// The state before and after.
+pub type States = [Option<Document>; 2];
+
+/// What an invariant sees of an event.
+pub struct Seen<'e, 'v> {
+    pub op: Op,
+    pub mark: Mark,
+    /// The row, as it is numbered among those of its source.
+    pub row: u32,
+    pub source: usize,
+    /// Which of the invariant's inputs this is.
+    pub input: usize,
+    pub values: &'e [Field<'v>],
+    pub detail: Detail<'v>,
+}
+
+impl<'v> Seen<'_, 'v> {
+    /// Whose key is the last of the values, or the row.
+    pub fn key(&self, by_row: bool) -> Vec<u8> {
+        if by_row {
+            return self.row.to_le_bytes().to_vec();
+        }
+        super::keyed::tuple_key([self.values[self.values.len() - 1].text()])
+    }
+}
+
+/// A violation that a check point has just found.
+pub struct Fresh {
+    pub entry: u32,
+    pub key: Box<[u8]>,
+    pub recent: Vec<i64>,
+    pub finding: Finding,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Violation {
+    /// Of the plan's; beyond them that the history of a source is continuous, and that a projection's functions do not fail.
+    pub invariant: usize,
+    pub key: Box<[u8]>,
+    pub mark: Mark,
+    /// The step before the check point that found it, and the time then.
+    pub found_at: (u64, i64),
+    pub states: Option<States>,
+    pub event: Option<Document>,
+    pub reason: String,
+    pub recent: Vec<i64>,
+    pub repaired_at: Option<i64>,
+}
+
+/// So many are kept, with what they need to be told of; the others are counted.
+const KEPT: usize = 1000;
+const NOT_KEPT: u32 = u32::MAX;
+
+/// Violations found, in the order of check points.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Violations {
+    kept: Vec<Violation>,
+    pub total: u64,
+    since: i64,
+    #[serde(skip)]
+    fresh: Vec<(usize, Fresh)>,
+    #[serde(skip)]
+    invariant: usize,
+}
+
+impl Violations {
+    pub fn add(&mut self, fresh: Fresh) {
+        self.fresh.push((self.invariant, fresh));
+    }
+
+    pub fn has_fresh(&self, entry: u32) -> bool {
+        self.fresh.last().is_some_and(|(invariant, fresh)| *invariant == self.invariant && fresh.entry == entry)
+    }
+
+    pub fn repair(&mut self, violation: u32, time: i64) {
+        if violation == NOT_KEPT {
+            return;
+        }
+        let violation = &mut self.kept[violation as usize];
+        violation.repaired_at = Some(time);
+        if violation.found_at.1 <= self.since && time <= self.since {
+            // Over before the time that is asked about.
+            self.total -= 1;
+        }
+    }
+
+    /// Those that were not over before the time that is asked about.
+    pub fn reported(&self) -> impl Iterator<Item = &Violation> {
+        let since = self.since;
+        let is_over = move |violation: &Violation| {
+            violation.found_at.1 <= since && violation.repaired_at.is_some_and(|at| at <= since)
+        };
+        self.kept.iter().filter(move |violation| !is_over(violation))
+    }
+}
+
+/// An invariant's state.
+#[derive(Serialize, Deserialize)]
+enum State {
+    Row(Judged<()>),
+    State(StateChecks),
+    Aggregate(Aggregated),
+    Transition(Transitions),
+    Unique(Unique),
+    References(References),
+    Requires(Requiring),
+    Forbids(Forbidding),
+    Rate(Rate),
+    Monotone(Monotone),
+    Deadline(Deadlines),
+}
+
+macro_rules! each_state {
+    ($state:expr, $inner:ident => $body:expr) => {
+        match $state {
+            State::Row($inner) => $body,
+            State::State($inner) => $body,
+            State::Aggregate($inner) => $body,
+            State::Transition($inner) => $body,
+            State::Unique($inner) => $body,
+            State::References($inner) => $body,
+            State::Requires($inner) => $body,
+            State::Forbids($inner) => $body,
+            State::Rate($inner) => $body,
+            State::Monotone($inner) => $body,
+            State::Deadline($inner) => $body,
+        }
+    };
+}
+
+impl State {
+    fn of(kind: &Kind) -> State {
+        match kind {
+            Kind::Row => State::Row(Judged::new(true)),
+            Kind::State => State::State(StateChecks::new()),
+            Kind::Aggregate { function, test } => State::Aggregate(Aggregated::new(*function, test)),
+            Kind::Transition { initial, allowed } => State::Transition(Transitions::new(initial, allowed)),
+            Kind::Unique => State::Unique(Unique::new()),
+            Kind::References => State::References(References::new()),
+            Kind::Requires { within, by_row } => State::Requires(Requiring::new(*within, *by_row)),
+            Kind::Forbids { from_the_beginning, by_row } => {
+                State::Forbids(Forbidding::new(*from_the_beginning, *by_row))
+            }
+            Kind::Rate { at_most, per, by_row } => State::Rate(Rate::new(*at_most, *per, *by_row)),
+            Kind::Monotone { strict, by_row } => State::Monotone(Monotone::new(*strict, *by_row)),
+            Kind::Deadline { within, by_row } => State::Deadline(Deadlines::new(*within, *by_row)),
+        }
+    }
+}
+
+/// What cannot go on, and of which invariant.
+#[derive(Debug)]
+pub struct Fault {
+    pub invariant: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Last {
+    mark: Mark,
+    transaction: i64,
+    statement: i32,
+    is_snapshot: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Engine {
+    pub plan: Plan,
+    rows: Vec<Rows>,
+    states: Vec<State>,
+    pub violations: Violations,
+    last: Option<Last>,
+    pub events: u64,
+    pub transactions: u64,
+    /// Events that were not fed, by reason.
+    pub skipped: BTreeMap<String, u64>,
+    is_stopped: bool,
+}
+
+impl Engine {
+    pub fn new(plan: Plan) -> Engine {
+        let keeps_rows = |source: usize| {
+            let by_row = |invariant: &Invariant| {
+                invariant.inputs.iter().any(|input| input.source == source) && invariant.kind.is_by_row()
+            };
+            plan.invariants.iter().any(by_row)
+        };
+        Engine {
+            rows: (0..).zip(&plan.sources).map(|(number, source)| Rows::new(source, keeps_rows(number))).collect(),
+            states: plan.invariants.iter().map(|invariant| State::of(&invariant.kind)).collect(),
+            violations: Violations { since: plan.since, ..Violations::default() },
+            last: None,
+            events: 0,
+            transactions: 0,
+            skipped: BTreeMap::new(),
+            is_stopped: false,
+            plan,
+        }
+    }
+
+    /// Goes on from where the same plan was left, with another end.
+    pub fn resume(mut self, until: i64, stop: bool) -> Engine {
+        (self.plan.until, self.plan.stop) = (until, stop);
+        self
+    }
+
+    pub fn rows_mut(&mut self, source: usize) -> &mut Rows {
+        &mut self.rows[source]
+    }
+
+    pub fn rows(&self, source: usize) -> &Rows {
+        &self.rows[source]
+    }
+
+    /// One event. True when there is no need for more.
+    pub fn feed(&mut self, event: &Event) -> Result<bool, Fault> {
+        self.pass(Some(event));
+        if self.is_stopped {
+            return Ok(true);
+        }
+        let mark = Mark { step: self.events, change_id: event.change_id, time: event.time };
+        if self.last.as_ref().is_none_or(|last| last.transaction != event.transaction) {
+            self.transactions += 1;
+        }
+        self.events += u64::from(self.plan.sources[event.source].is_counted);
+        if event.begins_baseline || event.op == Op::AllEnd {
+            for row in self.rows[event.source].end_all() {
+                self.leave(event.source, row, mark)?;
+            }
+        }
+        if event.op != Op::AllEnd {
+            self.enter(event, mark)?;
+        }
+        self.last = Some(Last {
+            mark,
+            transaction: event.transaction,
+            statement: event.statement,
+            is_snapshot: event.op == Op::Snapshot,
+        });
+        Ok(false)
+    }
+
+    fn enter(&mut self, event: &Event, mark: Mark) -> Result<(), Fault> {
+        let row = self.rows[event.source].enter(event);
+        if let Some(found) = self.rows[event.source].take_break() {
+            let finding = Finding { mark, states: None, event: None, reason: found.into(), repaired_at: None };
+            let fresh = Fresh { entry: 0, key: event.key.into(), recent: Vec::new(), finding };
+            self.violations.fresh.push((self.plan.invariants.len() + event.source, fresh));
+        }
+        for (state, invariant) in self.states.iter_mut().zip(&self.plan.invariants) {
+            for (number, input) in invariant.inputs.iter().enumerate().filter(|(_, input)| input.source == event.source)
+            {
+                let values = &event.values[input.first..input.first + input.count];
+                let seen =
+                    Seen { op: event.op, mark, row, source: event.source, input: number, values, detail: event.detail };
+                each_state!(state, inner => inner.event(&seen)).map_err(|reason| fault(invariant, reason))?;
+            }
+        }
+        self.rows[event.source].leave_if_over(event, row);
+        Ok(())
+    }
+
+    pub fn skip(&mut self, reason: String) {
+        *self.skipped.entry(reason).or_insert(0) += 1;
+    }
+
+    /// A function of a projection failed at an event, which leaves the state as it was.
+    pub fn fail(&mut self, source: usize, key: &[u8], mark: Mark, reason: String, event: Option<&[u8]>) {
+        let state = self.rows[source].state(key).map(Document::stored);
+        let finding = Finding {
+            mark,
+            states: Some([state.clone(), state]),
+            event: event.map(Document::stored),
+            reason,
+            repaired_at: None,
+        };
+        let number = self.plan.invariants.len() + source;
+        self.violations.fresh.push((number, Fresh { entry: 0, key: key.into(), recent: Vec::new(), finding }));
+    }
+
+    /// A row of which nothing more is known.
+    fn leave(&mut self, source: usize, row: u32, mark: Mark) -> Result<(), Fault> {
+        for (state, invariant) in self.states.iter_mut().zip(&self.plan.invariants) {
+            for (number, input) in invariant.inputs.iter().enumerate().filter(|(_, input)| input.source == source) {
+                let values = vec![Field::Null; input.count];
+                let seen = Seen {
+                    op: Op::Delete,
+                    mark,
+                    row,
+                    source,
+                    input: number,
+                    values: &values,
+                    detail: Detail::default(),
+                };
+                each_state!(state, inner => inner.event(&seen)).map_err(|reason| fault(invariant, reason))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The check points between the last event and the next.
+    fn pass(&mut self, next: Option<&Event>) {
+        let Some(last) = self.last else { return };
+        let transaction_ends = next.is_none_or(|next| next.transaction != last.transaction);
+        let statement_ends = transaction_ends || next.is_none_or(|next| next.statement != last.statement);
+        // While a baseline is taken its rows are not all there.
+        let in_baseline = last.is_snapshot && !transaction_ends;
+        let time = if next.is_none() { self.plan.until } else { last.mark.time };
+        for (number, (state, invariant)) in self.states.iter_mut().zip(&self.plan.invariants).enumerate() {
+            let is_due = next.is_none()
+                || !in_baseline
+                    && match invariant.check_at {
+                        CheckAt::Event => true,
+                        CheckAt::Statement => statement_ends,
+                        CheckAt::Commit => transaction_ends,
+                        CheckAt::Events(count) => self.events.is_multiple_of(count),
+                        CheckAt::Slices(length) => {
+                            next.is_some_and(|next| slice(next.time, length) != slice(last.mark.time, length))
+                        }
+                        CheckAt::End => false,
+                    };
+            if is_due {
+                self.violations.invariant = number;
+                each_state!(state, inner => inner.check(last.mark.time, time, &mut self.violations));
+            }
+        }
+        if !self.violations.fresh.is_empty() {
+            let found_at = (last.mark.step, last.mark.time);
+            self.settle(found_at);
+        }
+        if self.plan.stop && last.mark.time > self.plan.since && self.violations.reported().next().is_some() {
+            self.is_stopped = true;
+        }
+    }
+
+    /// Violations that one check point found get their order, and their keys learn of them.
+    fn settle(&mut self, found_at: (u64, i64)) {
+        let mut fresh = std::mem::take(&mut self.violations.fresh);
+        fresh.sort_by(|(a_invariant, a), (b_invariant, b)| {
+            (a.finding.mark.step, a_invariant, &a.key).cmp(&(b.finding.mark.step, b_invariant, &b.key))
+        });
+        for (invariant, Fresh { entry, key, recent, finding }) in fresh {
+            let Finding { mark, states, event, reason, repaired_at } = finding;
+            self.violations.total += 1;
+            let number = if self.violations.kept.len() < KEPT {
+                self.violations.kept.push(Violation {
+                    invariant,
+                    key,
+                    mark,
+                    found_at,
+                    states,
+                    event,
+                    reason,
+                    recent,
+                    repaired_at: None,
+                });
+                self.violations.kept.len() as u32 - 1
+            } else {
+                NOT_KEPT
+            };
+            match repaired_at {
+                Some(at) => self.violations.repair(number, at),
+                None if invariant >= self.states.len() => {}
+                None => each_state!(&mut self.states[invariant], inner => inner.violated(entry, number)),
+            }
+        }
+    }
+
+    pub fn end(&mut self) {
+        if !self.is_stopped {
+            self.pass(None);
+        }
+    }
+
+    /// What the query has to judge: the value of a key that the last event touched (of its old row, or of its new one).
+    pub fn value(&self, invariant: usize, of_new: bool) -> Option<String> {
+        match &self.states[invariant] {
+            State::Aggregate(aggregated) => aggregated.value(of_new),
+            _ => None,
+        }
+    }
+
+    pub fn judge(&mut self, invariant: usize, of_new: bool, holds: bool) {
+        if let State::Aggregate(aggregated) = &mut self.states[invariant] {
+            aggregated.judged_elsewhere(of_new, holds);
+        }
+    }
+
+    /// Deadlines still open: invariant, key, due time, opening event.
+    pub fn pending(&self) -> Vec<(usize, Box<[u8]>, i64, Mark)> {
+        let mut pending = Vec::new();
+        for (number, state) in self.states.iter().enumerate() {
+            if let State::Deadline(deadlines) = state {
+                pending.extend(deadlines.pending().map(|(key, due, mark)| (number, key, due, mark)));
+            }
+        }
+        pending.sort_by_key(|(number, _, due, mark)| (*due, *number, mark.step));
+        pending
+    }
+
+    /// How often an invariant could not be judged because the record begins too late.
+    pub fn unknown(&self, invariant: usize) -> u64 {
+        match &self.states[invariant] {
+            State::Requires(inner) => inner.unknown,
+            State::Forbids(inner) => inner.unknown,
+            State::Rate(inner) => inner.unknown,
+            State::Deadline(inner) => inner.unknown(),
+            _ => 0,
+        }
+    }
+}
+
+fn fault(invariant: &Invariant, reason: String) -> Fault {
+    Fault { invariant: invariant.name.clone(), reason }
+}
+
+/// The slice of time, counted from 1970, that a time lies in.
+fn slice(time: i64, length: i64) -> i64 {
+    const SINCE_1970: i64 = 946_684_800_000_000;
+    time.saturating_add(SINCE_1970).div_euclid(length)
+}

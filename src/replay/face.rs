@@ -1,0 +1,355 @@
+//! The engine's faces in SQL: a query makes a run, feeds it, and ends it. Runs end with their transaction at the latest.
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::decimal::Decimal;
+use super::engine::{Detail, Document, Engine, Event, Fault, Field, Mark, Op, Violation};
+use super::image_sum;
+use super::keyed::parts_of;
+use super::plan::Plan;
+use crate::capture::image::op;
+use crate::error::{Error, OrRaise};
+use crate::pg::datum::{Value, for_message, text_datum};
+use crate::pg::function::Call;
+use crate::pg::record::RecordReader;
+use crate::pg::{types, xact};
+
+struct Run {
+    number: i32,
+    engine: Engine,
+    reader: RecordReader,
+}
+
+thread_local! {
+    static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The log's op of a mark: every row of the source ends.
+const ALL_END: i16 = -1;
+
+/// The transaction ended.
+pub fn forget() {
+    RUNS.take();
+}
+
+fn with_run<R>(call: &Call, work: impl FnOnce(&mut Run) -> Result<R, Error>) -> R {
+    let number = call.value(0).map_or(0, Value::as_i32);
+    let done = RUNS.with_borrow_mut(|runs| match runs.iter_mut().find(|run| run.number == number) {
+        Some(run) => work(run),
+        None => Err(Error::NoRun { number }),
+    });
+    done.or_raise()
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    Error::UnreadablePlan { cause: error.to_string() }
+}
+
+/// `threadline.run_begin(plan, state)`: the number of a run, which goes on from a saved state if one is given.
+pub fn run_begin(call: &mut Call) -> pg_sys::Datum {
+    let begin = || {
+        let plan = call.value(0).map(types::jsonb_text).unwrap_or_default();
+        let plan: Plan = serde_json::from_slice(&plan).map_err(unreadable)?;
+        let engine = match call.value(1) {
+            Some(state) => {
+                let saved: Engine = postcard::from_bytes(state.payload()).map_err(unreadable)?;
+                saved.resume(plan.until, plan.stop)
+            }
+            None => Engine::new(plan),
+        };
+        let number = RUNS.with_borrow_mut(|runs| {
+            let number = runs.last().map_or(1, |run| run.number + 1);
+            runs.push(Run { number, engine, reader: RecordReader::default() });
+            number
+        });
+        Ok(number)
+    };
+    let number = begin().or_raise();
+    call.return_value(Some(number.into()))
+}
+
+/// `threadline.run_feed(run, source, op, commit_no, id, committed_at, statement_no, version, key, old_key, begins_baseline, sums,
+/// inputs, event, old_state, new_state)`: true when the run needs no more.
+pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
+    xact::check_interrupts();
+    let stop = with_run(call, |run| {
+        let inputs = call.value(12).map(|record| run.reader.read(record));
+        let field = |index: usize| -> Option<Value> { call.value(index) };
+        let source = field(1).map_or(0, Value::as_i32) as usize;
+        let rows = run.engine.rows(source);
+        let key = call.text(8).unwrap_or_default();
+        let states = [14, 15].map(|place| call.value(place));
+        let op = match field(2).map_or(0, Value::as_i16) {
+            ALL_END => Op::AllEnd,
+            op::TRUNCATE | op::DELETE => Op::Delete,
+            op::SNAPSHOT => Op::Snapshot,
+            // A projection's key is there once it has a state.
+            _ if rows.is_projection => match (states[0], states[1]) {
+                (_, None) => Op::Delete,
+                (None, Some(_)) => Op::Insert,
+                (Some(_), Some(_)) => Op::Update,
+            },
+            op::INSERT => Op::Insert,
+            _ => Op::Update,
+        };
+        let sums = call.value(11).map(Value::payload);
+        let sum = |half: usize| {
+            let bytes: [u8; 8] = sums?.get(8 * half..8 * half + 8)?.try_into().ok()?;
+            Some(i64::from_le_bytes(bytes))
+        };
+        let event = Event {
+            source,
+            op,
+            transaction: field(3).map_or(i64::MAX, Value::as_i64),
+            change_id: field(4).map_or(0, Value::as_i64),
+            time: field(5).map_or(0, Value::as_i64),
+            statement: field(6).map_or(0, Value::as_i32),
+            version: field(7).map_or(0, Value::as_i32),
+            key,
+            old_key: call.text(9),
+            begins_baseline: call.value(10).is_some_and(Value::as_bool),
+            images: [sum(0).filter(|_| op != Op::Insert), sum(1).filter(|_| op != Op::Delete)],
+            values: match &inputs {
+                Some((columns, row)) => {
+                    columns.iter().enumerate().map(|(place, oid)| input(*oid, row.get(place))).collect()
+                }
+                None => Vec::new(),
+            },
+            detail: Detail {
+                event: call.value(13).map(Value::payload),
+                states: states.map(|state| state.map(Value::payload)),
+            },
+        };
+        let fed = run.engine.feed(&event);
+        if run.engine.rows(source).is_projection {
+            run.engine.rows_mut(source).keep_state(key, states[1].map(Value::payload));
+        }
+        fed.map_err(|Fault { invariant, reason }| Error::NotReplayable { invariant, reason })
+    });
+    call.return_value(Some(stop.into()))
+}
+
+/// `threadline.run_skip(run, reason)`: an event that is not fed.
+pub fn run_skip(call: &mut Call) -> pg_sys::Datum {
+    with_run(call, |run| {
+        run.engine.skip(for_message(call.text(1).unwrap_or_default()).into_owned());
+        Ok(())
+    });
+    call.return_value(Some(false.into()))
+}
+
+/// `threadline.run_fail(run, source, key, id, committed_at, reason, event)`: a projection's function failed at an event.
+pub fn run_fail(call: &mut Call) -> pg_sys::Datum {
+    with_run(call, |run| {
+        let source = call.value(1).map_or(0, Value::as_i32) as usize;
+        let mark = Mark {
+            step: run.engine.events,
+            change_id: call.value(3).map_or(0, Value::as_i64),
+            time: call.value(4).map_or(0, Value::as_i64),
+        };
+        let reason = for_message(call.text(5).unwrap_or_default()).into_owned();
+        let event = call.value(6).map(Value::payload);
+        run.engine.fail(source, call.text(2).unwrap_or_default(), mark, reason, event);
+        Ok(())
+    });
+    call.return_value(Some(false.into()))
+}
+
+fn input<'v>(type_oid: pg_sys::Oid, value: Option<Value>) -> Field<'v> {
+    let Some(value) = value else { return Field::Null };
+    match type_oid {
+        pg_sys::BOOLOID => Field::Bool(value.as_bool()),
+        pg_sys::INT8OID => Field::Integer(value.as_i64()),
+        pg_sys::NUMERICOID => match Decimal::of_numeric(value.payload()) {
+            Some(Ok(number)) => Field::Number(number),
+            // What cannot be reckoned with: the invariant says so.
+            Some(Err(_)) | None => Field::Text(b""),
+        },
+        _ => Field::Text(value.payload()),
+    }
+}
+
+/// `threadline.run_state(run, source, key, id)`: a projection's state of a key; NULL when there is none.
+pub fn run_state(call: &mut Call) -> pg_sys::Datum {
+    let state = with_run(call, |run| {
+        let rows = run.engine.rows(call.value(1).map_or(0, Value::as_i32) as usize);
+        let state = rows.state(call.text(2).unwrap_or_default());
+        Ok(state.map(text_datum))
+    });
+    call.return_value(state)
+}
+
+/// `threadline.run_value(run, invariant, of_new, id)`: the aggregate's value for the group that the last event's old or new row is in.
+pub fn run_value(call: &mut Call) -> pg_sys::Datum {
+    let value = with_run(call, |run| {
+        let invariant = call.value(1).map_or(0, Value::as_i32) as usize;
+        Ok(run.engine.value(invariant, call.value(2).is_some_and(Value::as_bool)))
+    });
+    let value = value.and_then(|text| std::ffi::CString::new(text).ok());
+    call.return_value(value.map(|text| types::parse(&text, pg_sys::NUMERICOID, -1).datum()))
+}
+
+/// `threadline.run_judge(run, invariant, of_new, holds, id)`: what the query found of such a value.
+pub fn run_judge(call: &mut Call) -> pg_sys::Datum {
+    with_run(call, |run| {
+        let invariant = call.value(1).map_or(0, Value::as_i32) as usize;
+        let holds = call.value(3).is_none_or(Value::as_bool);
+        run.engine.judge(invariant, call.value(2).is_some_and(Value::as_bool), holds);
+        Ok(())
+    });
+    call.return_value(Some(true.into()))
+}
+
+#[derive(Serialize)]
+struct Outcome<'r> {
+    events: u64,
+    transactions: u64,
+    skipped: &'r std::collections::BTreeMap<String, u64>,
+    total: u64,
+    violations: Vec<Told<'r>>,
+    pending: Vec<Pending<'r>>,
+    unknown: Vec<Unknown>,
+    rows: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct Told<'r> {
+    invariant: usize,
+    key: Option<Vec<Option<String>>>,
+    step: u64,
+    change_id: i64,
+    time: i64,
+    found_step: u64,
+    found_at: i64,
+    states: Option<[Option<Box<RawValue>>; 2]>,
+    event: Option<Box<RawValue>>,
+    reason: &'r str,
+    recent: &'r [i64],
+    repaired_at: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Pending<'r> {
+    invariant: &'r str,
+    key: Option<Vec<Option<String>>>,
+    change_id: i64,
+    due: i64,
+}
+
+#[derive(Serialize)]
+struct Unknown {
+    invariant: usize,
+    times: u64,
+}
+
+/// A key as people read it; None for a row of a table, which its change names.
+fn shown_key(engine: &Engine, invariant: usize, key: &[u8]) -> Option<Vec<Option<String>>> {
+    let shown = |part: &[u8]| for_message(part).into_owned();
+    let Some(of_plan) = engine.plan.invariants.get(invariant) else {
+        let source = engine.rows(invariant - engine.plan.invariants.len());
+        return (source.is_projection && !key.is_empty()).then(|| vec![Some(shown(key))]);
+    };
+    if !of_plan.kind.is_by_row() {
+        return Some(parts_of(key).into_iter().map(|part| part.map(shown)).collect());
+    }
+    let rows = engine.rows(of_plan.inputs[0].source);
+    let row = u32::from_le_bytes(key.try_into().ok()?);
+    let key = rows.key_of(row);
+    (rows.is_projection && !key.is_empty()).then(|| vec![Some(shown(key))])
+}
+
+fn told<'r>(engine: &Engine, violation: &'r Violation) -> Told<'r> {
+    let raw = |document: &Option<Document>| {
+        let text = match document.as_ref()? {
+            Document::Json(text) => text.clone(),
+            Document::Stored(payload) => for_message(&types::jsonb_text(Value::new(text_datum(payload)))).into_owned(),
+        };
+        RawValue::from_string(text).ok()
+    };
+    Told {
+        invariant: violation.invariant,
+        key: shown_key(engine, violation.invariant, &violation.key),
+        step: violation.mark.step,
+        change_id: violation.mark.change_id,
+        time: violation.mark.time,
+        found_step: violation.found_at.0,
+        found_at: violation.found_at.1,
+        states: violation.states.as_ref().map(|[before, after]| [raw(before), raw(after)]),
+        event: raw(&violation.event),
+        reason: &violation.reason,
+        recent: &violation.recent,
+        repaired_at: violation.repaired_at,
+    }
+}
+
+/// `threadline.run_end(run, most)`: what it found, as JSON, and at most so many violations; the run is over.
+pub fn run_end(call: &mut Call) -> pg_sys::Datum {
+    let most = call.value(1).map_or(usize::MAX, |most| most.as_i32() as usize);
+    let json = with_run(call, |run| {
+        run.engine.end();
+        let engine = &run.engine;
+        let outcome = Outcome {
+            events: engine.events,
+            transactions: engine.transactions,
+            skipped: &engine.skipped,
+            total: engine.violations.total,
+            violations: engine.violations.reported().take(most).map(|violation| told(engine, violation)).collect(),
+            pending: engine
+                .pending()
+                .into_iter()
+                .map(|(invariant, key, due, mark)| Pending {
+                    invariant: &engine.plan.invariants[invariant].name,
+                    key: shown_key(engine, invariant, &key),
+                    change_id: mark.change_id,
+                    due,
+                })
+                .collect(),
+            unknown: (0..engine.plan.invariants.len())
+                .map(|invariant| Unknown { invariant, times: engine.unknown(invariant) })
+                .filter(|unknown| unknown.times > 0)
+                .collect(),
+            rows: (0..engine.plan.sources.len()).map(|source| engine.rows(source).live()).collect(),
+        };
+        serde_json::to_string(&outcome).map_err(unreadable)
+    });
+    drop_run(call);
+    call.return_value(Some(types::jsonb_datum(&json)))
+}
+
+fn drop_run(call: &Call) {
+    let number = call.value(0).map_or(0, Value::as_i32);
+    RUNS.with_borrow_mut(|runs| runs.retain(|run| run.number != number));
+}
+
+/// `threadline.run_states(run, source, most)` → (key, state): what a projection came to.
+pub fn run_states(call: &mut Call) -> pg_sys::Datum {
+    let most = call.value(2).map_or(0, Value::as_i32) as usize;
+    let states = with_run(call, |run| {
+        let rows = run.engine.rows(call.value(1).map_or(0, Value::as_i32) as usize);
+        let row = |(key, state)| vec![Some(text_datum(key)), Some(text_datum(state))];
+        Ok(rows.states().take(most).map(row).collect::<Vec<_>>())
+    });
+    call.return_rows(states)
+}
+
+/// `threadline.run_save(run)`: the state of a run, to go on from.
+pub fn run_save(call: &mut Call) -> pg_sys::Datum {
+    let state = with_run(call, |run| postcard::to_allocvec(&run.engine).map_err(unreadable));
+    call.return_value(Some(text_datum(&state)))
+}
+
+/// `threadline.image_sums(op, old_image, new_image)`: what a change's image before and after it comes to.
+pub fn image_sums(call: &mut Call) -> pg_sys::Datum {
+    let image = |place: usize| call.value(place).map(Value::payload);
+    let sums = match (image(1), image(2)) {
+        (old, Some(new)) => image_sum::of_update(new, old),
+        (Some(old), None) => [image_sum::of_image(old), 0],
+        (None, None) => return call.return_null(),
+    };
+    let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+    call.return_value(Some(text_datum(&bytes)))
+}

@@ -1,0 +1,137 @@
+//! What a row's image comes to as a number: a sum over its columns, so that the image before an update is known from the one after it
+//! and the old values of what changed.
+
+use std::hash::Hasher;
+
+use rustc_hash::FxHasher;
+
+const COUNT: u32 = 0x0FFF_FFFF;
+const LENGTH: u32 = 0x0FFF_FFFF;
+const IS_OFFSET: u32 = 0x8000_0000;
+const TYPE: u32 = 0x7000_0000;
+const NUMERIC: u32 = 0x1000_0000;
+const CONTAINER: u32 = 0x5000_0000;
+
+/// The members of a jsonb object, in the order the server keeps them in: by length of key, then bytewise.
+struct Members<'d> {
+    document: &'d [u8],
+    count: usize,
+    next: usize,
+    key_end: usize,
+    value_end: usize,
+}
+
+struct Member<'d> {
+    key: &'d [u8],
+    /// Of key, type and bytes of the value.
+    hash: u64,
+}
+
+fn word(document: &[u8], index: usize) -> u32 {
+    let bytes = &document[4 * index..4 * index + 4];
+    u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+impl<'d> Members<'d> {
+    /// Of a document without its varlena header.
+    fn of(document: &'d [u8]) -> Members<'d> {
+        let count = (word(document, 0) & COUNT) as usize;
+        let mut members = Members { document, count, next: 0, key_end: 0, value_end: 0 };
+        for entry in 0..count {
+            members.value_end = members.end(entry, members.value_end);
+        }
+        members
+    }
+
+    /// Where the data of an entry ends, after the end of the one before.
+    fn end(&self, entry: usize, before: usize) -> usize {
+        let header = word(self.document, 1 + entry);
+        let length = (header & LENGTH) as usize;
+        if header & IS_OFFSET != 0 { length } else { before + length }
+    }
+}
+
+impl<'d> Iterator for Members<'d> {
+    type Item = Member<'d>;
+
+    fn next(&mut self) -> Option<Member<'d>> {
+        if self.next == self.count {
+            return None;
+        }
+        let data = 4 * (1 + 2 * self.count);
+        let key_end = self.end(self.next, self.key_end);
+        let key = &self.document[data + self.key_end..data + key_end];
+        let value_end = self.end(self.count + self.next, self.value_end);
+        let kind = word(self.document, 1 + self.count + self.next) & TYPE;
+        let start =
+            if kind == NUMERIC || kind == CONTAINER { self.value_end.next_multiple_of(4) } else { self.value_end };
+        let mut hasher = FxHasher::default();
+        hasher.write(key);
+        hasher.write_u32(kind);
+        hasher.write(&self.document[data + start..data + value_end]);
+        (self.next, self.key_end, self.value_end) = (self.next + 1, key_end, value_end);
+        Some(Member { key, hash: hasher.finish() })
+    }
+}
+
+/// Of an image, and of the image that it was before values of it changed, the old ones being given.
+pub fn of_update(new: &[u8], old_values: Option<&[u8]>) -> [u64; 2] {
+    let mut changed = old_values.map(Members::of).into_iter().flatten().peekable();
+    let (mut after, mut before) = (0u64, 0u64);
+    for member in Members::of(new) {
+        after = after.wrapping_add(member.hash);
+        let in_order = |key: &[u8]| (key.len(), key) < (member.key.len(), member.key);
+        while let Some(gone) = changed.next_if(|changed| in_order(changed.key)) {
+            before = before.wrapping_add(gone.hash);
+        }
+        let was = changed.next_if(|changed| changed.key == member.key).map_or(member.hash, |changed| changed.hash);
+        before = before.wrapping_add(was);
+    }
+    for gone in changed {
+        before = before.wrapping_add(gone.hash);
+    }
+    [before, after]
+}
+
+pub fn of_image(image: &[u8]) -> u64 {
+    Members::of(image).fold(0, |sum, member| sum.wrapping_add(member.hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::jsonb::{self, Keys};
+
+    /// A jsonb object of texts and integers, without the varlena header.
+    fn object(members: &[(&str, i64)]) -> Vec<u8> {
+        let keys = Keys::new(members.iter().map(|(name, _)| name.as_bytes()));
+        let mut out = Vec::new();
+        let start = jsonb::begin_varlena(&mut out);
+        jsonb::write_object(&mut out, &keys, |place, out| match members[place].1 {
+            text if text % 2 == 0 => jsonb::push_string(out, format!("text {text}").as_bytes()),
+            number => jsonb::push_integer(out, number),
+        });
+        jsonb::end_varlena(&mut out, start);
+        out[4..].to_vec()
+    }
+
+    #[test]
+    fn the_image_before_follows_from_the_changes() {
+        let before = object(&[("id", 1), ("name", 12), ("a", 7), ("longer", 100_001)]);
+        let after = object(&[("id", 1), ("name", 14), ("a", 9), ("longer", 100_001)]);
+        let changes = object(&[("name", 12), ("a", 7)]);
+        assert_eq!(of_update(&after, Some(&changes)), [of_image(&before), of_image(&after)]);
+        assert_eq!(of_update(&after, None), [of_image(&after); 2]);
+        assert_ne!(of_image(&before), of_image(&after));
+        let gone = object(&[("zz", 3)]);
+        assert_ne!(of_update(&after, Some(&gone))[0], of_image(&after));
+    }
+
+    #[test]
+    fn where_a_value_stands_does_not_matter() {
+        let alone = object(&[("number", 5)]);
+        let beside = object(&[("b", 12), ("number", 5)]);
+        let other = object(&[("b", 12)]);
+        assert_eq!(of_image(&beside), of_image(&alone).wrapping_add(of_image(&other)));
+    }
+}

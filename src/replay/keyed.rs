@@ -1,0 +1,201 @@
+//! What an invariant knows of each key, which keys were touched since its last check point, and which are violated.
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use super::engine::{Document, Fresh, Mark, States, Violations};
+
+/// So many changes of a key are listed with its violation.
+const RECENT: usize = 10;
+
+#[derive(Serialize, Deserialize)]
+pub struct Entry<S> {
+    pub key: Box<[u8]>,
+    pub state: S,
+    /// The last event that touched it.
+    pub last: Mark,
+    violation: Option<u32>,
+    is_touched: bool,
+    recent: Vec<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct Keyed<S> {
+    index: FxHashMap<Box<[u8]>, u32>,
+    entries: Vec<Entry<S>>,
+    free: Vec<u32>,
+    touched: Vec<u32>,
+}
+
+/// What is wrong with a key: the event that is named, what came before it, and the states that are not rows.
+pub struct Finding {
+    pub mark: Mark,
+    pub states: Option<States>,
+    pub event: Option<Document>,
+    pub reason: String,
+    /// It was repaired by then.
+    pub repaired_at: Option<i64>,
+}
+
+impl<S: Default> Keyed<S> {
+    pub fn new() -> Keyed<S> {
+        Keyed { index: FxHashMap::default(), entries: Vec::new(), free: Vec::new(), touched: Vec::new() }
+    }
+
+    pub fn find(&self, key: &[u8]) -> Option<u32> {
+        self.index.get(key).copied()
+    }
+
+    pub fn find_or_add(&mut self, key: &[u8]) -> u32 {
+        if let Some(id) = self.index.get(key) {
+            return *id;
+        }
+        let entry = Entry {
+            key: key.into(),
+            state: S::default(),
+            last: Mark::default(),
+            violation: None,
+            is_touched: false,
+            recent: Vec::new(),
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.entries[id as usize] = entry;
+                id
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
+        self.index.insert(key.into(), id);
+        id
+    }
+
+    pub fn entry(&mut self, id: u32) -> &mut Entry<S> {
+        &mut self.entries[id as usize]
+    }
+
+    pub fn at(&self, id: u32) -> &Entry<S> {
+        &self.entries[id as usize]
+    }
+
+    /// True when it is the first time since the last check point.
+    pub fn touch(&mut self, id: u32, mark: Mark) -> bool {
+        let entry = &mut self.entries[id as usize];
+        entry.last = mark;
+        if entry.recent.last() != Some(&mark.change_id) {
+            if entry.recent.len() == RECENT {
+                entry.recent.remove(0);
+            }
+            entry.recent.push(mark.change_id);
+        }
+        self.wake(id)
+    }
+
+    /// It is looked at at the next check point, though no event touched it.
+    pub fn wake(&mut self, id: u32) -> bool {
+        let first = !std::mem::replace(&mut self.entries[id as usize].is_touched, true);
+        if first {
+            self.touched.push(id);
+        }
+        first
+    }
+
+    /// A check point: what `judge` finds wrong with the keys touched since the last one. Keys that `is_over` are forgotten.
+    pub fn check(
+        &mut self,
+        time: i64,
+        found: &mut Violations,
+        mut judge: impl FnMut(&mut Entry<S>) -> Option<Finding>,
+        is_over: impl Fn(&S) -> bool,
+    ) {
+        for id in std::mem::take(&mut self.touched) {
+            let entry = &mut self.entries[id as usize];
+            entry.is_touched = false;
+            match (judge(entry), entry.violation) {
+                (Some(finding), None) => {
+                    let recent = entry.recent.iter().copied().filter(|change| *change <= finding.mark.change_id);
+                    found.add(Fresh { entry: id, key: entry.key.clone(), recent: recent.collect(), finding });
+                }
+                (Some(Finding { repaired_at: Some(at), .. }), Some(violation)) => {
+                    found.repair(violation, at);
+                    entry.violation = None;
+                }
+                (None, Some(violation)) => {
+                    found.repair(violation, time);
+                    entry.violation = None;
+                }
+                _ => {}
+            }
+            if entry.violation.is_none() && is_over(&entry.state) && !found.has_fresh(id) {
+                self.index.remove(&entry.key);
+                entry.state = S::default();
+                self.free.push(id);
+            }
+        }
+    }
+
+    pub fn violated(&mut self, id: u32, violation: u32) {
+        self.entries[id as usize].violation = Some(violation);
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry<S>> {
+        self.index.values().map(|id| &self.entries[*id as usize])
+    }
+}
+
+/// A key of several values, as bytes.
+pub fn tuple_key<'v>(parts: impl IntoIterator<Item = Option<&'v [u8]>>) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in parts {
+        match part {
+            None => key.push(0),
+            Some(part) => {
+                key.push(1);
+                key.extend((part.len() as u32).to_le_bytes());
+                key.extend(part);
+            }
+        }
+    }
+    key
+}
+
+/// The values of such a key.
+pub fn parts_of(mut key: &[u8]) -> Vec<Option<&[u8]>> {
+    let mut parts = Vec::new();
+    while let Some((tag, rest)) = key.split_first() {
+        if *tag == 0 {
+            parts.push(None);
+            key = rest;
+        } else {
+            let (len, rest) = rest.split_first_chunk::<4>().expect("written by tuple_key");
+            let (part, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
+            parts.push(Some(part));
+            key = rest;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_told_apart() {
+        let tuples: [&[Option<&[u8]>]; 6] = [
+            &[],
+            &[None],
+            &[Some(b"")],
+            &[Some(b"a"), Some(b"b")],
+            &[Some(b"ab"), Some(b"")],
+            &[Some(b"a"), None, Some(b"b")],
+        ];
+        let keys = tuples.map(|parts| tuple_key(parts.iter().copied()));
+        for (key, parts) in keys.iter().zip(tuples) {
+            assert_eq!(parts_of(key), parts);
+            assert_eq!(keys.iter().filter(|other| *other == key).count(), 1);
+        }
+    }
+}
