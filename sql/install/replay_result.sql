@@ -74,7 +74,8 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_name text := p_request.invariants[(p_found ->> 'invariant')::integer + 1];
-    v_invariant record;
+    v_severity text := 'error';
+    v_check_at text;
     v_source threadline.replay_source;
     v_change threadline.replay_change;
     v_kind text;
@@ -82,6 +83,7 @@ DECLARE
     v_before jsonb := p_found #> '{states,0}';
     v_after jsonb := p_found #> '{states,1}';
     v_events jsonb;
+    v_event jsonb;
     v_id constant bigint := (p_found ->> 'change_id')::bigint;
 BEGIN
     IF v_name IS NULL THEN
@@ -89,12 +91,27 @@ BEGIN
         v_kind := CASE WHEN v_source.projection IS NULL THEN 'integrity' ELSE 'error' END;
         v_name := CASE WHEN v_source.projection IS NULL THEN 'history_is_continuous' ELSE pg_catalog.format('%s_does_not_fail', v_source.projection) END;
     ELSE
-        SELECT i.* INTO v_invariant FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
-        v_kind := v_invariant.kind;
+        SELECT i.kind, i.severity, i.check_at INTO v_kind, v_severity, v_check_at
+        FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
     END IF;
     IF p_request.events IS NULL THEN
         v_change := threadline.replay_change(v_id);
         v_table := pg_catalog.format('%s.%s', v_change.table_schema, v_change.table_name);
+    END IF;
+    IF p_request.events IS NOT NULL THEN
+        v_event := threadline.replay_event(p_request, v_id);
+        IF v_event ->> 'table' IS NOT NULL THEN
+            v_change.table_name := v_event ->> 'table';
+            v_change.op := v_event ->> 'op';
+            v_change.before := nullif(v_event -> 'old', 'null');
+            v_change.after := nullif(v_event -> 'new', 'null');
+            SELECT pg_catalog.jsonb_object_agg(k.name, coalesce(v_change.after, v_change.before) -> k.name) INTO v_change.table_pk
+            FROM pg_catalog.unnest(p_request.sources) s
+            JOIN threadline.readable_table t ON t.table_id = s.table_id
+            CROSS JOIN LATERAL pg_catalog.unnest(t.key_columns) AS k (name)
+            WHERE s.projection IS NULL AND threadline.qualified_name(s.relation) = v_change.table_name;
+        END IF;
+        v_table := v_change.table_name;
     END IF;
     IF p_found -> 'states' = 'null' THEN
         v_before := v_change.before;
@@ -117,13 +134,12 @@ BEGIN
                           ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END || v_id);
     END IF;
     RETURN pg_catalog.jsonb_build_object(
-        'invariant', v_name, 'kind', v_kind, 'severity', CASE WHEN v_invariant IS NULL THEN 'error' ELSE v_invariant.severity END,
-        'check_at', CASE WHEN v_invariant IS NOT NULL THEN v_invariant.check_at END,
+        'invariant', v_name, 'kind', v_kind, 'severity', v_severity, 'check_at', v_check_at,
         'key', CASE WHEN p_found -> 'key' <> 'null' THEN p_found -> 'key'
-                    ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each(v_change.table_pk) k) END,
+                    ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each_text(v_change.table_pk) k) END,
         'table_schema', v_change.table_schema, 'table_name', v_change.table_name, 'table_pk', v_change.table_pk,
         'failure_reason', p_found -> 'reason', 'failure_step', p_found -> 'step', 'change_id', v_id,
-        'event_at_failure', CASE WHEN p_found -> 'event' <> 'null' THEN p_found -> 'event' ELSE threadline.replay_event(p_request, v_id) END,
+        'event_at_failure', CASE WHEN p_found -> 'event' <> 'null' THEN p_found -> 'event' WHEN p_request.events IS NOT NULL THEN v_event ELSE threadline.replay_event(p_request, v_id) END,
         'state_before', v_before, 'state_after', v_after, 'state_diff', threadline.state_difference(v_before, v_after),
         'events_leading_to_failure', coalesce(v_events, '[]'),
         'transaction', v_change.transaction,

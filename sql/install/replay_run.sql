@@ -101,24 +101,30 @@ BEGIN
             HINT = pg_catalog.format('SELECT name FROM threadline.replay_projections WHERE model = %L;', p_model);
     END IF;
     -- The tables first, then the projections.
-    IF p_events IS NULL THEN
-        FOR v_table_id IN
-            SELECT i.table_id FROM threadline.replay_invariants i
-            WHERE i.model = p_model AND i.table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
-            UNION
-            SELECT i.to_table_id FROM threadline.replay_invariants i
-            WHERE i.model = p_model AND i.to_table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
-            UNION
-            SELECT p.table_id FROM threadline.replay_projections p
-            WHERE p.model = p_model AND p.table_id IS NOT NULL AND (p_projections IS NULL OR p.name = ANY (p_projections))
-            ORDER BY 1
-        LOOP
-            v_request.sources := v_request.sources || threadline.replay_table_source(pg_catalog.cardinality(v_request.sources), v_table_id, v_request.horizon);
-        END LOOP;
-    END IF;
+    FOR v_table_id IN
+        SELECT i.table_id FROM threadline.replay_invariants i
+        WHERE i.model = p_model AND i.table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
+        UNION
+        SELECT i.to_table_id FROM threadline.replay_invariants i
+        WHERE i.model = p_model AND i.to_table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
+        UNION
+        SELECT p.table_id FROM threadline.replay_projections p
+        WHERE p.model = p_model AND p.table_id IS NOT NULL AND (p_projections IS NULL OR p.name = ANY (p_projections))
+        ORDER BY 1
+    LOOP
+        v_source := threadline.replay_table_source(pg_catalog.cardinality(v_request.sources), v_table_id, v_request.horizon);
+        IF p_events IS NOT NULL THEN
+            -- Where events begin is not where the table does.
+            v_source.is_known := false;
+            v_source.has_deltas := false;
+            v_source.changes_from := 0;
+            v_source.baselines := '{}';
+        END IF;
+        v_request.sources := v_request.sources || v_source;
+    END LOOP;
     FOR v_projection IN
         SELECT p.* FROM threadline.replay_projections p
-        WHERE p.model = p_model AND (p_projections IS NULL OR p.name = ANY (p_projections)) AND (p.table_id IS NULL) = (p_events IS NOT NULL)
+        WHERE p.model = p_model AND (p_projections IS NULL OR p.name = ANY (p_projections)) AND (p_events IS NOT NULL OR p.table_id IS NOT NULL)
         ORDER BY p.no
     LOOP
         v_source := NULL;
@@ -166,6 +172,7 @@ BEGIN
     v_request.plan := pg_catalog.jsonb_build_object(
         'stop', p_stop, 'since', threadline.engine_time(p_since),
         'until', threadline.engine_time(CASE WHEN p_until < 'infinity' THEN p_until ELSE pg_catalog.clock_timestamp() END),
+        'recent', 10,
         'invariants', v_plan_invariants,
         'sources', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                         'name', coalesce(s.projection, threadline.qualified_name(s.relation)), 'is_projection', s.projection IS NOT NULL, 'is_known', s.is_known,
@@ -192,7 +199,7 @@ DECLARE
     v_settings text[];
 BEGIN
     IF pg_catalog.cardinality(p_request.sources) = 0 THEN
-        outcome := '{"events": 0, "transactions": 0, "total": 0, "violations": [], "pending": [], "unknown": [], "skipped": {}, "rows": []}';
+        outcome := '{"events": 0, "transactions": 0, "total": 0, "violations": [], "pending": [], "unknown": [], "skipped": {}, "rows": [], "fed": []}';
         states := '{}';
         RETURN;
     END IF;
@@ -269,11 +276,16 @@ AS $$
         SELECT pg_catalog.jsonb_build_object('table', threadline.qualified_name(s.relation), 'reason', g.reason, 'since_at', g.since_at, 'until_at', g.until_at) AS doubt
         FROM pg_catalog.unnest((p_request).sources) s
         CROSS JOIN LATERAL threadline.gaps_between(s.table_id, greatest(coalesce(s.since, '-infinity'), '-infinity'), (p_request).until) g
-        WHERE s.projection IS NULL
+        WHERE s.projection IS NULL AND (p_request).events IS NULL
+        UNION ALL
+        SELECT pg_catalog.jsonb_build_object('source', coalesce(s.projection, threadline.qualified_name(s.relation)), 'reason', 'no_events')
+        FROM pg_catalog.unnest((p_request).sources) s
+        WHERE (p_request).events IS NOT NULL AND coalesce((p_outcome #>> ARRAY['fed', s.n::text])::bigint, 0) = 0
+          AND NOT p_outcome -> 'violations' @> '[{}]'
         UNION ALL
         SELECT pg_catalog.jsonb_build_object('table', threadline.qualified_name(s.relation), 'reason', 'before_horizon', 'since_at', NULL, 'until_at', s.since)
         FROM pg_catalog.unnest((p_request).sources) s
-        WHERE s.projection IS NULL AND (NOT s.is_known OR (p_request).since > '-infinity' AND (p_request).since < s.since)
+        WHERE s.projection IS NULL AND (p_request).events IS NULL AND (NOT s.is_known OR (p_request).since > '-infinity' AND (p_request).since < s.since)
         UNION ALL
         SELECT pg_catalog.jsonb_build_object('table', threadline.qualified_name(s.relation), 'reason', 'redacted', 'column', r.name)
         FROM pg_catalog.unnest((p_request).sources) s

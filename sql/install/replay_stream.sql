@@ -62,8 +62,33 @@ BEGIN
 END
 $$;
 
--- A table's changes with the inputs of its invariants: one branch of the stream. p_changes, p_transactions: what is read.
-CREATE FUNCTION threadline.stream_branch(p_source threadline.replay_source, p_conditions text, p_with_event boolean) RETURNS text
+-- Changes of a table that come as events, in the columns of the log: {"table", "op", "old", "new"} with the whole rows, and optionally
+-- "key", "old_key" (as the log spells them), "old_exact", "new_exact", "transaction" and "statement" (numbers that do not decrease) and "actor_ref".
+CREATE FUNCTION threadline.changes_of_events(p_source threadline.replay_source) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_keys constant text[] := (SELECT t.key_columns FROM threadline.readable_table t WHERE t.table_id = p_source.table_id);
+    v_key constant text := CASE WHEN cardinality(v_keys) = 1 THEN format('%%1$s ->> %L', v_keys[1])
+        ELSE 'jsonb_build_array(' || (SELECT string_agg(format('%%1$s ->> %L', k.name), ', ' ORDER BY k.n) FROM unnest(v_keys) WITH ORDINALITY AS k (name, n)) || ')::text' END;
+BEGIN
+    RETURN format($changes$(
+        SELECT e.seq AS id, e.at AS captured_at, NULL::uuid AS transaction_id, %1$s AS table_id, coalesce((e.event ->> 'statement')::integer, 0) AS statement_no,
+               (SELECT max(v.version) FROM threadline.readable_version v WHERE v.table_id = %1$s) AS schema_version, o.op,
+               coalesce(e.event ->> 'key', CASE WHEN o.op <= 1 THEN %2$s ELSE %3$s END) AS key,
+               CASE WHEN o.op = 5 THEN coalesce(e.event ->> 'old_key', nullif(%2$s, %3$s)) END AS old_key,
+               nullif(e.event -> 'old', 'null') AS old_image, nullif(e.event -> 'new', 'null') AS new_image,
+               nullif(e.event -> 'old_exact', 'null') AS old_exact, nullif(e.event -> 'new_exact', 'null') AS new_exact,
+               coalesce((e.event ->> 'transaction')::bigint, e.seq) AS commit_no, e.event -> 'actor_ref' AS actor_ref
+        FROM tl_events e
+        CROSS JOIN LATERAL (SELECT CASE e.event ->> 'op' WHEN 'truncate' THEN 0 WHEN 'delete' THEN 1 WHEN 'snapshot' THEN 3 WHEN 'insert' THEN 4 WHEN 'update' THEN 5 END::smallint AS op OFFSET 0) o
+        WHERE e.event ->> 'table' = %4$L AND o.op IS NOT NULL)$changes$,
+        p_source.table_id, format(v_key, '(e.event -> ''old'')'), format(v_key, '(e.event -> ''new'')'), threadline.qualified_name(p_source.relation));
+END
+$$;
+
+-- A table's changes with the inputs of its invariants: one branch of the stream. p_of_events: those that come as events.
+CREATE FUNCTION threadline.stream_branch(p_source threadline.replay_source, p_conditions text, p_with_event boolean, p_of_events boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -119,7 +144,7 @@ BEGIN
                    CASE WHEN c.op = 0 AND c.old_image IS NULL THEN (-1)::smallint ELSE c.op END AS tl_op, c.id AS tl_id, c.schema_version AS tl_version,
                    c.key AS tl_key, CASE WHEN c.op = 5 THEN c.old_key END AS tl_old_key, %4$s AS tl_begins, threadline.image_sums(c.op, c.old_image, c.new_image) AS tl_sums%5$s
             FROM %6$s c
-            LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+            %13$s
             %7$s
             WHERE c.table_id = %8$s AND c.id >= %9$s AND c.op <> 2 %10$s
             OFFSET 0
@@ -135,7 +160,7 @@ BEGIN
                'change_id', c.id, 'transaction_id', c.transaction_id, 'committed_at', x.committed_at, 'actor_ref', x.actor_ref, 'table_schema', t.table_schema, 'table_name', t.table_name,
                'table_pk', threadline.key_object(t.key_columns, c.key), 'op', threadline.op_name(c.op),
                'changed_fields', CASE WHEN c.op = 5 THEN threadline.object_keys(c.old_image) END, 'changed_from', c.old_image, 'data_before', o.image, 'data_after', n.image) AS tl_event$event$) ELSE '' END,
-        CASE WHEN p_source.has_deltas THEN 'threadline.readable_change' ELSE 'threadline.replayable_change' END,
+        CASE WHEN p_of_events THEN threadline.changes_of_events(p_source) WHEN p_source.has_deltas THEN 'threadline.readable_change' ELSE 'threadline.replayable_change' END,
         format($rows$CROSS JOIN LATERAL (SELECT %1$s AS image, %2$s AS exact FROM (SELECT c.schema_version, c.new_image AS image, c.new_exact AS exact) s) n
             CROSS JOIN LATERAL (SELECT %1$s AS image, %2$s AS exact FROM (
                 SELECT c.schema_version, CASE WHEN c.op <= 1 THEN c.old_image WHEN c.op = 5 THEN c.new_image || coalesce(c.old_image, '{}') END AS image,
@@ -150,7 +175,9 @@ BEGIN
                  ELSE format('(SELECT %s)', v_cur_columns) END), ''),
         coalesce(format(' CROSS JOIN LATERAL (SELECT %s FROM %s AS new CROSS JOIN %s AS old) p', v_pair_inputs,
             CASE WHEN v_whole THEN v_new ELSE format('(SELECT %s)', v_new_columns) END,
-            CASE WHEN v_whole THEN v_old_row ELSE format('(SELECT %s)', v_old_columns) END), ''));
+            CASE WHEN v_whole THEN v_old_row ELSE format('(SELECT %s)', v_old_columns) END), ''),
+        CASE WHEN p_of_events THEN 'CROSS JOIN LATERAL (SELECT c.transaction_id AS id, c.commit_no, c.captured_at AS committed_at, c.actor_ref) x'
+             ELSE 'LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id' END);
 END
 $$;
 
@@ -166,14 +193,17 @@ DECLARE
     v_keys text := '';
     v_steps text := '';
     v_inputs text := '';
+    v_has_tables boolean := false;
+    v_events text;
     v_test record;
     v_judges text := '';
     v_stream text;
 BEGIN
     FOREACH v_source IN ARRAY p_sources LOOP
         IF v_source.projection IS NULL THEN
-            v_branches := v_branches || threadline.stream_branch(v_source, p_conditions,
-                EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id));
+            v_branches := v_branches || threadline.stream_branch(v_source, CASE WHEN p_events IS NULL THEN p_conditions ELSE '' END,
+                EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id), p_events IS NOT NULL);
+            v_has_tables := true;
         ELSE
             SELECT p.* INTO v_projection FROM threadline.replay_projections p WHERE p.model = p_model AND p.name = v_source.projection;
             v_parts := v_parts || format('SELECT %s, m.event FROM (SELECT s.event AS change) e LEFT JOIN LATERAL (%s) m ON true WHERE %s', v_source.n,
@@ -194,11 +224,12 @@ BEGIN
         END IF;
     END LOOP;
     IF p_events IS NOT NULL THEN
-        v_branches := ARRAY[format($external$
+        -- Read once, whoever takes of it.
+        v_events := format(E'SELECT e.seq, e.at, e.event FROM (%s\n) AS e (seq, at, event) WHERE true %s', p_events, p_conditions);
+        v_branches := v_branches || format($external$
             SELECT NULL::integer AS source, e.seq AS commit_no, 0 AS statement_no, 4::smallint AS op, e.seq AS id, e.at AS committed_at, 0 AS version, NULL::text AS key, NULL::text AS old_key,
                    false AS begins_baseline, NULL::bytea AS sums, NULL::record AS inputs, e.event
-            FROM (%s
-            ) AS e (seq, at, event) WHERE true %s$external$, p_events, p_conditions)];
+            FROM %s$external$, CASE WHEN v_has_tables THEN 'tl_events e WHERE e.event ->> ''table'' IS NULL' ELSE format('(%s) e', v_events) END);
     END IF;
     v_stream := format('SELECT * FROM (%s) s ORDER BY s.commit_no, s.statement_no, s.op, s.id', array_to_string(v_branches, ' UNION ALL '));
     IF cardinality(v_parts) = 1 THEN
@@ -232,7 +263,8 @@ BEGIN
         v_judges := v_judges || format(E' CROSS JOIN LATERAL (SELECT threadline.run_judge(%1$s, %2$s, %3$L, (%4$s\n)::boolean, f.id) AS judged FROM (SELECT threadline.run_value(%1$s, %2$s, %3$L, f.id) AS value OFFSET 0) v OFFSET 0) j%2$s%5$s',
             p_run, v_test.n, v_test.of_new, v_test.check, CASE WHEN v_test.of_new THEN 'n' ELSE 'o' END);
     END LOOP;
-    RETURN format('SELECT 1 FROM (SELECT f.stop FROM (%s) f%s OFFSET 0) f WHERE f.stop LIMIT 1', v_stream, v_judges);
+    RETURN CASE WHEN v_has_tables AND p_events IS NOT NULL THEN format('WITH tl_events AS MATERIALIZED (%s) ', v_events) ELSE '' END
+        || format('SELECT 1 FROM (SELECT f.stop FROM (%s) f%s OFFSET 0) f WHERE f.stop LIMIT 1', v_stream, v_judges);
 END
 $$;
 

@@ -48,7 +48,7 @@ pub struct Aggregated {
 }
 
 impl Aggregated {
-    pub fn new(function: Aggregate, test: &Test) -> Aggregated {
+    pub fn new(recent: usize, function: Aggregate, test: &Test) -> Aggregated {
         let tests = match test {
             Test::Elsewhere => None,
             Test::All(tests) => {
@@ -56,7 +56,7 @@ impl Aggregated {
                 compiled.collect()
             }
         };
-        Aggregated { function, tests, groups: Keyed::new(), shares: Vec::new(), touched: [None; 2] }
+        Aggregated { function, tests, groups: Keyed::new(recent), shares: Vec::new(), touched: [None; 2] }
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {

@@ -106,7 +106,6 @@ pub struct Seen<'e, 'v> {
     pub mark: Mark,
     /// The row, as it is numbered among those of its source.
     pub row: u32,
-    pub source: usize,
     /// Which of the invariant's inputs this is.
     pub input: usize,
     pub values: &'e [Field<'v>],
@@ -228,21 +227,21 @@ macro_rules! each_state {
 }
 
 impl State {
-    fn of(kind: &Kind) -> State {
+    fn of(kind: &Kind, recent: usize) -> State {
         match kind {
-            Kind::Row => State::Row(Judged::new(true)),
-            Kind::State => State::State(StateChecks::new()),
-            Kind::Aggregate { function, test } => State::Aggregate(Aggregated::new(*function, test)),
-            Kind::Transition { initial, allowed } => State::Transition(Transitions::new(initial, allowed)),
-            Kind::Unique => State::Unique(Unique::new()),
-            Kind::References => State::References(References::new()),
-            Kind::Requires { within, by_row } => State::Requires(Requiring::new(*within, *by_row)),
+            Kind::Row => State::Row(Judged::new(recent, true)),
+            Kind::State => State::State(StateChecks::new(recent)),
+            Kind::Aggregate { function, test } => State::Aggregate(Aggregated::new(recent, *function, test)),
+            Kind::Transition { initial, allowed } => State::Transition(Transitions::new(recent, initial, allowed)),
+            Kind::Unique => State::Unique(Unique::new(recent)),
+            Kind::References => State::References(References::new(recent)),
+            Kind::Requires { within, by_row } => State::Requires(Requiring::new(recent, *within, *by_row)),
             Kind::Forbids { from_the_beginning, by_row } => {
-                State::Forbids(Forbidding::new(*from_the_beginning, *by_row))
+                State::Forbids(Forbidding::new(recent, *from_the_beginning, *by_row))
             }
-            Kind::Rate { at_most, per, by_row } => State::Rate(Rate::new(*at_most, *per, *by_row)),
-            Kind::Monotone { strict, by_row } => State::Monotone(Monotone::new(*strict, *by_row)),
-            Kind::Deadline { within, by_row } => State::Deadline(Deadlines::new(*within, *by_row)),
+            Kind::Rate { at_most, per, by_row } => State::Rate(Rate::new(recent, *at_most, *per, *by_row)),
+            Kind::Monotone { strict, by_row } => State::Monotone(Monotone::new(recent, *strict, *by_row)),
+            Kind::Deadline { within, by_row } => State::Deadline(Deadlines::new(recent, *within, *by_row)),
         }
     }
 }
@@ -286,7 +285,7 @@ impl Engine {
         };
         Engine {
             rows: (0..).zip(&plan.sources).map(|(number, source)| Rows::new(source, keeps_rows(number))).collect(),
-            states: plan.invariants.iter().map(|invariant| State::of(&invariant.kind)).collect(),
+            states: plan.invariants.iter().map(|invariant| State::of(&invariant.kind, plan.recent)).collect(),
             violations: Violations { since: plan.since, ..Violations::default() },
             last: None,
             events: 0,
@@ -321,6 +320,7 @@ impl Engine {
         if self.last.as_ref().is_none_or(|last| last.transaction != event.transaction) {
             self.transactions += 1;
         }
+        self.rows[event.source].fed += 1;
         self.events += u64::from(self.plan.sources[event.source].is_counted);
         if event.begins_baseline || event.op == Op::AllEnd {
             for row in self.rows[event.source].end_all() {
@@ -351,7 +351,7 @@ impl Engine {
             {
                 let values = &event.values[input.first..input.first + input.count];
                 let seen =
-                    Seen { op: event.op, mark, row, source: event.source, input: number, values, detail: event.detail };
+                    Seen { op: event.op, mark, row, input: number, values, detail: event.detail };
                 each_state!(state, inner => inner.event(&seen)).map_err(|reason| fault(invariant, reason))?;
             }
         }
@@ -386,7 +386,6 @@ impl Engine {
                     op: Op::Delete,
                     mark,
                     row,
-                    source,
                     input: number,
                     values: &values,
                     detail: Detail::default(),

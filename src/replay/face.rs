@@ -214,6 +214,7 @@ struct Outcome<'r> {
     pending: Vec<Pending<'r>>,
     unknown: Vec<Unknown>,
     rows: Vec<u64>,
+    fed: Vec<u64>,
 }
 
 #[derive(Serialize)]
@@ -313,6 +314,7 @@ pub fn run_end(call: &mut Call) -> pg_sys::Datum {
                 .filter(|unknown| unknown.times > 0)
                 .collect(),
             rows: (0..engine.plan.sources.len()).map(|source| engine.rows(source).live()).collect(),
+            fed: (0..engine.plan.sources.len()).map(|source| engine.rows(source).fed).collect(),
         };
         serde_json::to_string(&outcome).map_err(unreadable)
     });

@@ -19,6 +19,8 @@ struct Row {
 #[derive(Serialize, Deserialize)]
 pub struct Rows {
     pub is_projection: bool,
+    /// How many events it had.
+    pub fed: u64,
     index: FxHashMap<Box<[u8]>, u32>,
     rows: Vec<Row>,
     free: Vec<u32>,
@@ -36,6 +38,7 @@ impl Rows {
     pub fn new(source: &Source, remembers: bool) -> Rows {
         Rows {
             is_projection: source.is_projection,
+            fed: 0,
             index: FxHashMap::default(),
             rows: Vec::new(),
             free: Vec::new(),

@@ -28,8 +28,8 @@ pub struct Judged<S> {
 }
 
 impl<S: Default> Judged<S> {
-    pub fn new(last_counts: bool) -> Judged<S> {
-        Judged { keys: Keyed::new(), last_counts }
+    pub fn new(recent: usize, last_counts: bool) -> Judged<S> {
+        Judged { keys: Keyed::new(recent), last_counts }
     }
 
     /// What is known of a key.
@@ -102,8 +102,8 @@ struct Checked {
 }
 
 impl StateChecks {
-    pub fn new() -> StateChecks {
-        StateChecks(Keyed::new())
+    pub fn new(recent: usize) -> StateChecks {
+        StateChecks(Keyed::new(recent))
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {

@@ -1,12 +1,11 @@
 //! What an invariant knows of each key, which keys were touched since its last check point, and which are violated.
 
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Document, Fresh, Mark, States, Violations};
-
-/// So many changes of a key are listed with its violation.
-const RECENT: usize = 10;
 
 #[derive(Serialize, Deserialize)]
 pub struct Entry<S> {
@@ -16,7 +15,7 @@ pub struct Entry<S> {
     pub last: Mark,
     violation: Option<u32>,
     is_touched: bool,
-    recent: Vec<i64>,
+    recent: VecDeque<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -25,6 +24,8 @@ pub struct Keyed<S> {
     entries: Vec<Entry<S>>,
     free: Vec<u32>,
     touched: Vec<u32>,
+    /// So many changes of a key are kept.
+    recent: usize,
 }
 
 /// What is wrong with a key: the event that is named, what came before it, and the states that are not rows.
@@ -38,8 +39,8 @@ pub struct Finding {
 }
 
 impl<S: Default> Keyed<S> {
-    pub fn new() -> Keyed<S> {
-        Keyed { index: FxHashMap::default(), entries: Vec::new(), free: Vec::new(), touched: Vec::new() }
+    pub fn new(recent: usize) -> Keyed<S> {
+        Keyed { index: FxHashMap::default(), entries: Vec::new(), free: Vec::new(), touched: Vec::new(), recent }
     }
 
     pub fn find(&self, key: &[u8]) -> Option<u32> {
@@ -56,7 +57,7 @@ impl<S: Default> Keyed<S> {
             last: Mark::default(),
             violation: None,
             is_touched: false,
-            recent: Vec::new(),
+            recent: VecDeque::new(),
         };
         let id = match self.free.pop() {
             Some(id) => {
@@ -84,11 +85,11 @@ impl<S: Default> Keyed<S> {
     pub fn touch(&mut self, id: u32, mark: Mark) -> bool {
         let entry = &mut self.entries[id as usize];
         entry.last = mark;
-        if entry.recent.last() != Some(&mark.change_id) {
-            if entry.recent.len() == RECENT {
-                entry.recent.remove(0);
+        if entry.recent.back() != Some(&mark.change_id) {
+            if entry.recent.len() == self.recent {
+                entry.recent.pop_front();
             }
-            entry.recent.push(mark.change_id);
+            entry.recent.push_back(mark.change_id);
         }
         self.wake(id)
     }

@@ -14,6 +14,8 @@ pub struct Plan {
     pub since: i64,
     /// The time at the end of the run.
     pub until: i64,
+    /// So many changes of a key are listed with its violation.
+    pub recent: usize,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

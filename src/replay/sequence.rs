@@ -20,9 +20,9 @@ pub struct Transitions {
 }
 
 impl Transitions {
-    pub fn new(initial: &Option<Vec<String>>, allowed: &BTreeMap<String, Vec<String>>) -> Transitions {
+    pub fn new(recent: usize, initial: &Option<Vec<String>>, allowed: &BTreeMap<String, Vec<String>>) -> Transitions {
         let mut new =
-            Transitions { keys: Judged::new(false), states: BTreeMap::new(), initial: None, allowed: BTreeSet::new() };
+            Transitions { keys: Judged::new(recent, false), states: BTreeMap::new(), initial: None, allowed: BTreeSet::new() };
         new.initial = initial.as_ref().map(|states| states.iter().map(|state| new.state(state.as_bytes())).collect());
         for (from, to) in allowed {
             let from = new.state(from.as_bytes());
@@ -101,8 +101,8 @@ impl Past {
 }
 
 impl Requiring {
-    pub fn new(within: Option<i64>, by_row: bool) -> Requiring {
-        Requiring { keys: Judged::new(false), within, by_row, unknown: 0 }
+    pub fn new(recent: usize, within: Option<i64>, by_row: bool) -> Requiring {
+        Requiring { keys: Judged::new(recent, false), within, by_row, unknown: 0 }
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
@@ -156,8 +156,8 @@ struct Ban {
 }
 
 impl Forbidding {
-    pub fn new(from_the_beginning: bool, by_row: bool) -> Forbidding {
-        Forbidding { keys: Judged::new(false), from_the_beginning, by_row, unknown: 0 }
+    pub fn new(recent: usize, from_the_beginning: bool, by_row: bool) -> Forbidding {
+        Forbidding { keys: Judged::new(recent, false), from_the_beginning, by_row, unknown: 0 }
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
@@ -212,8 +212,8 @@ struct Times {
 }
 
 impl Rate {
-    pub fn new(at_most: usize, per: i64, by_row: bool) -> Rate {
-        Rate { keys: Judged::new(false), at_most, per, by_row, unknown: 0 }
+    pub fn new(recent: usize, at_most: usize, per: i64, by_row: bool) -> Rate {
+        Rate { keys: Judged::new(recent, false), at_most, per, by_row, unknown: 0 }
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
@@ -270,8 +270,8 @@ enum Height {
 }
 
 impl Monotone {
-    pub fn new(strict: bool, by_row: bool) -> Monotone {
-        Monotone { keys: Judged::new(false), strict, by_row }
+    pub fn new(recent: usize, strict: bool, by_row: bool) -> Monotone {
+        Monotone { keys: Judged::new(recent, false), strict, by_row }
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
@@ -326,8 +326,8 @@ struct Obligation {
 }
 
 impl Deadlines {
-    pub fn new(within: i64, by_row: bool) -> Deadlines {
-        Deadlines { keys: Keyed::new(), due: BTreeSet::new(), within, by_row }
+    pub fn new(recent: usize, within: i64, by_row: bool) -> Deadlines {
+        Deadlines { keys: Keyed::new(recent), due: BTreeSet::new(), within, by_row }
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {

@@ -20,8 +20,8 @@ struct Tuples {
 }
 
 impl Tuples {
-    fn new() -> Tuples {
-        Tuples { keys: Keyed::new(), borne: [Vec::new(), Vec::new()] }
+    fn new(recent: usize) -> Tuples {
+        Tuples { keys: Keyed::new(recent), borne: [Vec::new(), Vec::new()] }
     }
 
     /// The first of the values says whether the row counts. A tuple with a NULL is none.
@@ -72,8 +72,8 @@ impl Tuples {
 pub struct Unique(Tuples);
 
 impl Unique {
-    pub fn new() -> Unique {
-        Unique(Tuples::new())
+    pub fn new(recent: usize) -> Unique {
+        Unique(Tuples::new(recent))
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
@@ -96,8 +96,8 @@ impl Unique {
 pub struct References(Tuples);
 
 impl References {
-    pub fn new() -> References {
-        References(Tuples::new())
+    pub fn new(recent: usize) -> References {
+        References(Tuples::new(recent))
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
