@@ -6,7 +6,7 @@
 export PG_CONFIG PG14_CONFIG PG16_CONFIG PG17_CONFIG BENCH_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo demo-stop install installcheck package bench bench-read fmt lint check-versions clean
+.PHONY: help test demo demo-stop install installcheck package bench bench-read bench-replay fmt lint check-versions clean
 
 help:
 	@echo 'make demo          run pgbench under capture, corrupt it, find out who did it; leaves the server running'
@@ -17,6 +17,7 @@ help:
 	@echo 'make package       a tree ready to copy and a Debian package, in target/package'
 	@echo 'make bench         what capture costs, beside no trigger and the other systems of its kind'
 	@echo 'make bench-read    what questions about the past cost, in ten million changes'
+	@echo 'make bench-replay  what replay under invariants costs, beside folds written by hand, over a million changes'
 	@echo 'make fmt           format the Rust sources'
 	@echo 'make lint          formatting and clippy, warnings are errors'
 	@echo 'make check-versions  compile for PostgreSQL 14, 16 and 17, and run the SQL tests there'
@@ -45,6 +46,9 @@ bench:
 
 bench-read:
 	@.ci/build bench-read
+
+bench-replay:
+	@.ci/build bench-replay
 
 fmt:
 	@cargo fmt

@@ -9,7 +9,7 @@ from pathlib import Path
 from server import HERE, TOP, Failed, environment, psql
 
 FOLDER = TOP / "target" / "bench"
-PYTHON_PACKAGES = ("django-pghistory==3.9.2", "postgresql-audit==0.18.0", "psycopg[binary]")
+PYTHON_PACKAGES = ("django-pghistory==3.9.2", "postgresql-audit==0.18.0", "psycopg[binary]", "eventsourcing==9.5.6")
 
 
 def run(command, cwd=None, env=None):
@@ -84,4 +84,4 @@ def python_packages():
 
 
 def python_peer(script, *arguments):
-    run([sys.executable, HERE / script, *arguments], env={**environment(), "PYTHONPATH": str(python_packages())})
+    return run([sys.executable, HERE / script, *arguments], env={**environment(), "PYTHONPATH": str(python_packages())})
