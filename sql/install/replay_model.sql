@@ -221,7 +221,7 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
             MESSAGE = pg_catalog.format('a projection of model "%s" needs a name and a step', replay_add_projection.model),
-            HINT = 'SELECT threadline.replay_add_projection(''m'', ''total'', ''payments'', NULL, ''0'', ''to_jsonb(state::numeric + (event #>> ''''{data_after,amount}'''')::numeric)'');';
+            HINT = 'SELECT threadline.replay_add_projection(''m'', ''total'', ''payments'', NULL, ''0'', ''to_jsonb(state::numeric + (event #>> ''''{new,amount}'''')::numeric)'');';
     END IF;
     IF replay_add_projection.source IS NOT NULL THEN
         v_table_id := threadline.model_table(replay_add_projection.source);
@@ -240,7 +240,7 @@ END
 $$;
 COMMENT ON FUNCTION threadline.replay_add_projection(text, text, regclass, text, jsonb, text, text) IS
 $$Adds a projection to a model, or replaces the one of that name: a state for each key, made of events one after another.
-source: a table under capture, whose changes are the events: {"change_id", "transaction_id", "committed_at", "actor_ref", "table_schema", "table_name", "table_pk", "op", "changed_fields", "changed_from", "data_before", "data_after"}; NULL: the events that replay_check(…, events => …) is given. key: SQL over event (jsonb) that gives the key, NULL for one state; an event whose key is NULL is skipped. init: the state that a key begins with. step: SQL over state and event (jsonb) that gives the next state, or the name of a function (state jsonb, event jsonb) returning jsonb; NULL ends the key. mapping: the name of a function (change jsonb) returning jsonb or a set of it: what the projection gets in place of the event, none, one or many; {"skip": "reason"} skips it for that reason.
+source: a table under capture, whose changes are the events: {"change_id", "transaction_id", "committed_at", "actor_ref", "table", "table_pk", "op", "changed_fields", "old", "new"}; NULL: the events that replay_check(…, events => …) is given. key: SQL over event (jsonb) that gives the key, NULL for one state; an event whose key is NULL is skipped. init: the state that a key begins with. step: SQL over state and event (jsonb) that gives the next state, or the name of a function (state jsonb, event jsonb) returning jsonb; NULL ends the key. mapping: the name of a function (change jsonb) returning jsonb or a set of it: what the projection gets in place of the event, none, one or many; {"skip": "reason"} skips it for that reason.
 Functions must not be volatile, and read no table. Where one raises an error, that is a violation of its own and the state stays. Errors: 42704 no such model or table, 22023 name or step missing, 0A000 volatile or reads a table; what is wrong with an expression is the server's own error.$$;
 
 -- The name of a function, or an expression.

@@ -84,6 +84,8 @@ DECLARE
     v_after jsonb := p_found #> '{states,1}';
     v_events jsonb;
     v_event jsonb;
+    v_ids bigint[];
+    v_spec jsonb;
     v_id constant bigint := (p_found ->> 'change_id')::bigint;
 BEGIN
     IF v_name IS NULL THEN
@@ -91,7 +93,7 @@ BEGIN
         v_kind := CASE WHEN v_source.projection IS NULL THEN 'integrity' ELSE 'error' END;
         v_name := CASE WHEN v_source.projection IS NULL THEN 'history_is_continuous' ELSE pg_catalog.format('%s_does_not_fail', v_source.projection) END;
     ELSE
-        SELECT i.kind, i.severity, i.check_at INTO v_kind, v_severity, v_check_at
+        SELECT i.kind, i.severity, i.check_at, i.spec INTO v_kind, v_severity, v_check_at, v_spec
         FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
     END IF;
     IF p_request.events IS NULL THEN
@@ -123,19 +125,21 @@ BEGIN
         EXECUTE pg_catalog.format(E'SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(''change_id'', e.seq, ''at'', e.at, ''event'', e.event) ORDER BY e.seq) FROM (%s\n) AS e (seq, at, event) WHERE e.seq = ANY ($1)', p_request.events)
         INTO v_events USING ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) || v_id;
     ELSE
+        -- Known before the query is planned, so that it looks them up.
+        v_ids := v_id || CASE WHEN p_found -> 'key' = 'null' OR p_found -> 'recent' = '[]' THEN
+                              ARRAY(SELECT c.id FROM threadline.readable_place_newest c
+                                    WHERE c.table_id = v_change.table_id AND c.row_key = v_change.row_key AND c.key = v_change.key AND c.id < v_id AND c.op <> 2 LIMIT 9)
+                         ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END;
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                    'change_id', e.id, 'table_name', e.table_name, 'table_pk', e.table_pk, 'op', e.op_name, 'transaction_id', e.transaction_id, 'captured_at', e.captured_at,
                    'changed_fields', e.changed_fields, 'changed_from', e.old_image, 'data_after', e.new_image) ORDER BY e.id)
         INTO v_events
         FROM threadline.readable_change e
-        WHERE e.id = ANY (CASE WHEN p_found -> 'key' = 'null' OR p_found -> 'recent' = '[]' THEN
-                              ARRAY(SELECT c.id FROM threadline.readable_place_newest c
-                                    WHERE c.table_id = v_change.table_id AND c.row_key = v_change.row_key AND c.key = v_change.key AND c.id <= v_id AND c.op <> 2 LIMIT 10)
-                          ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END || v_id);
+        WHERE e.id = ANY (v_ids);
     END IF;
     RETURN pg_catalog.jsonb_build_object(
         'invariant', v_name, 'kind', v_kind, 'severity', v_severity, 'check_at', v_check_at,
-        'key', CASE WHEN p_found -> 'key' <> 'null' THEN p_found -> 'key'
+        'key', CASE WHEN v_kind = 'balance' AND v_spec ->> 'group' IS NULL THEN '[]'::jsonb WHEN p_found -> 'key' <> 'null' THEN p_found -> 'key'
                     ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each_text(v_change.table_pk) k) END,
         'table_schema', v_change.table_schema, 'table_name', v_change.table_name, 'table_pk', v_change.table_pk,
         'failure_reason', p_found -> 'reason', 'failure_step', p_found -> 'step', 'change_id', v_id,
