@@ -24,6 +24,8 @@ mod kinds;
 mod random;
 #[path = "property/random_table.rs"]
 mod random_table;
+#[path = "property/replay_oracle.rs"]
+mod replay_oracle;
 #[path = "property/revert.rs"]
 mod revert;
 #[path = "property/stress.rs"]
