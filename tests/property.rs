@@ -24,6 +24,10 @@ mod kinds;
 mod random;
 #[path = "property/random_table.rs"]
 mod random_table;
+#[path = "property/replay_domains.rs"]
+mod replay_domains;
+#[path = "property/replay_histories.rs"]
+mod replay_histories;
 #[path = "property/replay_oracle.rs"]
 mod replay_oracle;
 #[path = "property/revert.rs"]
