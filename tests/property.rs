@@ -29,6 +29,8 @@ mod random_table;
 mod replay_domains;
 #[path = "property/replay_histories.rs"]
 mod replay_histories;
+#[path = "property/replay_meaning.rs"]
+mod replay_meaning;
 #[path = "property/replay_models.rs"]
 mod replay_models;
 #[path = "property/replay_oracle.rs"]
