@@ -114,7 +114,7 @@ fn is_check_point(check_at: CheckAt, events: &[Event], to: usize) -> bool {
         CheckAt::Event => true,
         CheckAt::Statement => !(same_transaction && last.statement == next.statement),
         CheckAt::Commit => !same_transaction,
-        CheckAt::Events(n) => to % n == 0,
+        CheckAt::Events(n) => to.is_multiple_of(n),
         CheckAt::Interval(length) => last.at.div_euclid(length) != next.at.div_euclid(length),
         CheckAt::End => false,
     }
