@@ -1,6 +1,7 @@
 //! Random runs against oracles that do not ask the extension what happened.
 //!
 //! THREADLINE_TEST_SECONDS is the length of each run (default 10), THREADLINE_TEST_SEED repeats one.
+//! THREADLINE_REPLAY_HISTORIES is the number of histories that replay models are checked on (default 60).
 
 #[path = "property/as_of.rs"]
 mod as_of;
@@ -24,6 +25,18 @@ mod kinds;
 mod random;
 #[path = "property/random_table.rs"]
 mod random_table;
+#[path = "property/replay_domains.rs"]
+mod replay_domains;
+#[path = "property/replay_histories.rs"]
+mod replay_histories;
+#[path = "property/replay_meaning.rs"]
+mod replay_meaning;
+#[path = "property/replay_models.rs"]
+mod replay_models;
+#[path = "property/replay_oracle.rs"]
+mod replay_oracle;
+#[path = "property/replay_sql.rs"]
+mod replay_sql;
 #[path = "property/revert.rs"]
 mod revert;
 #[path = "property/stress.rs"]
