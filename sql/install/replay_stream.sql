@@ -159,7 +159,9 @@ BEGIN
         || CASE WHEN p_with_event THEN format($event$, jsonb_build_object(
                'change_id', c.id, 'transaction_id', c.transaction_id, 'committed_at', x.committed_at, 'actor_ref', x.actor_ref, 'table', t.table_schema || '.' || t.table_name,
                'table_pk', threadline.key_object(t.key_columns, c.key), 'op', threadline.op_name(c.op),
-               'changed_fields', CASE WHEN c.op = 5 THEN threadline.object_keys(c.old_image) END, 'old', o.image, 'new', n.image) AS tl_event$event$) ELSE '' END,
+               'changed_fields', CASE WHEN c.op = 5 THEN threadline.object_keys(c.old_image) END)
+               || CASE WHEN o.image IS NULL THEN jsonb_build_object('new', n.image) WHEN n.image IS NULL THEN jsonb_build_object('old', o.image)
+                       ELSE jsonb_build_object('old', o.image, 'new', n.image) END AS tl_event$event$) ELSE '' END,
         CASE WHEN p_of_events THEN threadline.changes_of_events(p_source) WHEN p_source.has_deltas THEN 'threadline.readable_change' ELSE 'threadline.replayable_change' END,
         format($rows$CROSS JOIN LATERAL (SELECT %1$s AS image, %2$s AS exact FROM (SELECT c.schema_version, c.new_image AS image, c.new_exact AS exact) s) n
             CROSS JOIN LATERAL (SELECT %1$s AS image, %2$s AS exact FROM (

@@ -252,15 +252,19 @@ fn shown_key(engine: &Engine, invariant: usize, key: &[u8]) -> Option<Vec<Option
     let shown = |part: &[u8]| for_message(part).into_owned();
     let Some(of_plan) = engine.plan.invariants.get(invariant) else {
         let source = engine.rows(invariant - engine.plan.invariants.len());
-        return (source.is_projection && !key.is_empty()).then(|| vec![Some(shown(key))]);
+        return source.is_projection.then(|| projection_key(key));
     };
     if !of_plan.kind.is_by_row() {
         return Some(parts_of(key).into_iter().map(|part| part.map(shown)).collect());
     }
     let rows = engine.rows(of_plan.inputs[0].source);
     let row = u32::from_le_bytes(key.try_into().ok()?);
-    let key = rows.key_of(row);
-    (rows.is_projection && !key.is_empty()).then(|| vec![Some(shown(key))])
+    rows.is_projection.then(|| projection_key(rows.key_of(row)))
+}
+
+/// Empty for a projection of one state.
+fn projection_key(key: &[u8]) -> Vec<Option<String>> {
+    if key.is_empty() { Vec::new() } else { vec![Some(for_message(key).into_owned())] }
 }
 
 fn told<'r>(engine: &Engine, violation: &'r Violation) -> Told<'r> {

@@ -118,7 +118,8 @@ pub fn define(s: &mut Session, model: &str, invariants: &[Invariant]) {
                 "SELECT threadline.replay_add_projection('{model}', '{}', '{}'::regclass, {}, {}::jsonb, {})",
                 p.name,
                 p.source,
-                quoted(p.key.sql),
+                // Of the row: the new one, or the old one of a delete.
+                quoted(&format!("coalesce(event -> 'new', event -> 'old') ->> '{}'", p.key.sql)),
                 quoted(p.init_sql),
                 quoted(p.step_sql)
             ));

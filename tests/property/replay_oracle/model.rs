@@ -94,10 +94,8 @@ impl Event {
     }
 }
 
-/// Whether a row that is inserted with the primary key of a deleted one is that row again.
-const REINSERTED_IS_THE_SAME: bool = false;
-
-/// Gives every event its row's identity: what an insert begins, an update carries to the row's new key, a delete ends.
+/// Gives every event its row's identity: what an insert begins, an update carries to the row's new key. A row that is inserted with the
+/// primary key of a deleted one is that row again.
 pub fn identify(events: &mut [Event]) {
     let mut known: HashMap<(&'static str, Texts), u64> = HashMap::new();
     let mut next = 0;
@@ -106,10 +104,10 @@ pub fn identify(events: &mut [Event]) {
         let old = event.old.as_ref().map(key_of);
         let new = event.new.as_ref().map(key_of);
         let continued = match (&old, &new) {
-            (Some(old), None) if REINSERTED_IS_THE_SAME => known.get(old).copied(),
-            (Some(old), _) => known.remove(old),
-            (None, Some(new)) if REINSERTED_IS_THE_SAME => known.get(new).copied(),
-            _ => None,
+            (Some(old), None) => known.get(old).copied(),
+            (Some(old), Some(_)) => known.remove(old),
+            (None, Some(new)) => known.get(new).copied(),
+            (None, None) => None,
         };
         event.row = continued.unwrap_or_else(|| {
             next += 1;
