@@ -54,7 +54,11 @@ extension_sql_file!("../sql/install/replay_stream.sql", name = "replay_stream", 
 extension_sql_file!("../sql/install/replay_run.sql", name = "replay_run", requires = ["replay_stream"]);
 extension_sql_file!("../sql/install/replay_result.sql", name = "replay_result", requires = ["replay_run"]);
 extension_sql_file!("../sql/install/replay_check.sql", name = "replay_check", requires = ["replay_result"]);
-extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay_check"]);
+extension_sql_file!("../sql/install/replay_why.sql", name = "replay_why", requires = ["replay_check"]);
+extension_sql_file!("../sql/install/replay_cause.sql", name = "replay_cause", requires = ["replay_why"]);
+extension_sql_file!("../sql/install/replay_without.sql", name = "replay_without", requires = ["replay_cause"]);
+extension_sql_file!("../sql/install/replay_test.sql", name = "replay_test", requires = ["replay_without"]);
+extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay_test"]);
 extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
 extension_sql_file!("../sql/install/coverage.sql", name = "coverage", requires = ["operate"]);

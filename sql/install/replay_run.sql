@@ -12,7 +12,9 @@ CREATE TYPE threadline.replay_request AS (
     invariants  text[],
     queries     text[],
     plan        jsonb,
-    tests       jsonb
+    tests       jsonb,
+    mixed_events text,     -- changes that stand for some of the log's
+    overrides   jsonb      -- of projections, by name
 );
 
 CREATE FUNCTION threadline.engine_time(at timestamptz) RETURNS bigint
@@ -176,8 +178,8 @@ BEGIN
         'invariants', v_plan_invariants,
         'sources', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                         'name', coalesce(s.projection, threadline.qualified_name(s.relation)), 'is_projection', s.projection IS NOT NULL, 'is_known', s.is_known,
-                        'is_counted', s.projection IS NOT NULL OR pg_catalog.cardinality(s.inputs) > 0
-                                      OR NOT EXISTS (SELECT FROM pg_catalog.unnest(v_request.sources) p WHERE p.projection IS NOT NULL AND p.table_id = s.table_id)) ORDER BY s.n), '[]')
+                        -- A change is a step, whatever projections make of it; an event from elsewhere is one where it is mapped to something.
+                        'is_counted', s.projection IS NULL OR s.table_id IS NULL) ORDER BY s.n), '[]')
                     FROM pg_catalog.unnest(v_request.sources) s));
     RETURN v_request;
 END
@@ -209,7 +211,8 @@ BEGIN
         BEGIN
             v_run := threadline.run_begin(p_request.plan, p_state);
             PERFORM pg_catalog.set_config('transaction_read_only', 'on', true);
-            EXECUTE threadline.stream_statement(p_request.model, p_request.sources, v_conditions, p_request.events, v_run, v_guarded, p_request.tests);
+            EXECUTE threadline.stream_statement(p_request.model, p_request.sources, v_conditions, p_request.events, v_run, v_guarded, p_request.tests,
+                                                  p_request.mixed_events, coalesce(p_request.overrides, '{}'));
             EXIT;
         EXCEPTION WHEN OTHERS THEN
             -- A function of a projection may have failed: then each call is looked after.
@@ -222,10 +225,10 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_object_agg(s.projection, k.states), '{}') INTO states
     FROM pg_catalog.unnest(p_request.sources) s
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN p.key IS NULL THEN pg_catalog.min(t.state::text)::jsonb ELSE coalesce(pg_catalog.jsonb_object_agg(t.key, t.state), '{}') END AS states
+        SELECT CASE WHEN p.key IS NULL THEN pg_catalog.min(t.state::text)::jsonb ELSE coalesce(pg_catalog.jsonb_object_agg(t.key, t.state) FILTER (WHERE t.key IS NOT NULL), '{}') END AS states
         FROM threadline.replay_projections p
         LEFT JOIN threadline.run_states(v_run, s.n, 1000) t ON true
-        WHERE p.model = p_request.model AND p.name = s.projection AND (t.key IS NOT NULL OR p.key IS NULL)
+        WHERE p.model = p_request.model AND p.name = s.projection
         GROUP BY p.key) k
     WHERE s.projection IS NOT NULL;
     IF p_save THEN

@@ -184,7 +184,7 @@ END
 $$;
 
 -- The whole stream's statement, which gives a row when the run needs no more. p_run stands for the run's number.
-CREATE FUNCTION threadline.stream_statement(p_model text, p_sources threadline.replay_source[], p_conditions text, p_events text, p_run integer, p_guarded boolean, p_tests jsonb) RETURNS text
+CREATE FUNCTION threadline.stream_statement(p_model text, p_sources threadline.replay_source[], p_conditions text, p_events text, p_run integer, p_guarded boolean, p_tests jsonb, p_mixed_events text DEFAULT NULL, p_overrides jsonb DEFAULT '{}') RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -203,11 +203,17 @@ DECLARE
 BEGIN
     FOREACH v_source IN ARRAY p_sources LOOP
         IF v_source.projection IS NULL THEN
+            IF p_mixed_events IS NOT NULL THEN
+                v_branches := v_branches || threadline.stream_branch(v_source, '',
+                    EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id), true);
+            END IF;
             v_branches := v_branches || threadline.stream_branch(v_source, CASE WHEN p_events IS NULL THEN p_conditions ELSE '' END,
                 EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id), p_events IS NOT NULL);
             v_has_tables := true;
         ELSE
-            SELECT p.* INTO v_projection FROM threadline.replay_projections p WHERE p.model = p_model AND p.name = v_source.projection;
+            SELECT p.key, coalesce(o.other -> 'init', p.init) AS init, coalesce(o.other ->> 'step', p.step) AS step, coalesce(o.other ->> 'mapping', p.mapping) AS mapping INTO v_projection
+            FROM threadline.replay_projections p CROSS JOIN LATERAL (SELECT p_overrides -> p.name AS other) o
+            WHERE p.model = p_model AND p.name = v_source.projection;
             v_parts := v_parts || format('SELECT %s, m.event FROM (SELECT s.event AS change) e LEFT JOIN LATERAL (%s) m ON true WHERE %s', v_source.n,
                 CASE WHEN v_projection.mapping IS NULL THEN 'SELECT e.change AS event'
                      WHEN p_guarded THEN format('SELECT m.event FROM threadline.guarded_mapping(%s, %s, %L, e.change, s.id, s.committed_at) AS m (event)', p_run, v_source.n, v_projection.mapping)
@@ -225,7 +231,9 @@ BEGIN
                 FROM unnest(v_source.inputs) WITH ORDINALITY AS i (role, scope, expression, n)), 'ROW(NULL)'));
         END IF;
     END LOOP;
-    IF p_events IS NOT NULL THEN
+    IF p_mixed_events IS NOT NULL THEN
+        v_events := p_mixed_events;
+    ELSIF p_events IS NOT NULL THEN
         -- Read once, whoever takes of it.
         v_events := format(E'SELECT e.seq, e.at, e.event FROM (%s\n) AS e (seq, at, event) WHERE true %s', p_events, p_conditions);
         v_branches := v_branches || format($external$
@@ -265,7 +273,7 @@ BEGIN
         v_judges := v_judges || format(E' CROSS JOIN LATERAL (SELECT threadline.run_judge(%1$s, %2$s, %3$L, (%4$s\n)::boolean, f.id) AS judged FROM (SELECT threadline.run_value(%1$s, %2$s, %3$L, f.id) AS value OFFSET 0) v OFFSET 0) j%2$s%5$s',
             p_run, v_test.n, v_test.of_new, v_test.check, CASE WHEN v_test.of_new THEN 'n' ELSE 'o' END);
     END LOOP;
-    RETURN CASE WHEN v_has_tables AND p_events IS NOT NULL THEN format('WITH tl_events AS MATERIALIZED (%s) ', v_events) ELSE '' END
+    RETURN CASE WHEN v_has_tables AND v_events IS NOT NULL THEN format('WITH tl_events (seq, at, event) AS MATERIALIZED (%s) ', v_events) ELSE '' END
         || format('SELECT 1 FROM (SELECT f.stop FROM (%s) f%s OFFSET 0) f WHERE f.stop LIMIT 1', v_stream, v_judges);
 END
 $$;

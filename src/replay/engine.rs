@@ -312,16 +312,19 @@ impl Engine {
 
     /// One event. True when there is no need for more.
     pub fn feed(&mut self, event: &Event) -> Result<bool, Fault> {
-        self.pass(Some(event));
-        if self.is_stopped {
-            return Ok(true);
+        let is_counted = self.plan.sources[event.source].is_counted;
+        if is_counted {
+            self.pass(Some(event));
+            if self.is_stopped {
+                return Ok(true);
+            }
         }
-        let mark = Mark { step: self.events, change_id: event.change_id, time: event.time };
+        let mark = Mark { step: self.step(event.source), change_id: event.change_id, time: event.time };
         if self.last.as_ref().is_none_or(|last| last.transaction != event.transaction) {
             self.transactions += 1;
         }
         self.rows[event.source].fed += 1;
-        self.events += u64::from(self.plan.sources[event.source].is_counted);
+        self.events += u64::from(is_counted);
         if event.begins_baseline || event.op == Op::AllEnd {
             for row in self.rows[event.source].end_all() {
                 self.leave(event.source, row, mark)?;
@@ -339,6 +342,11 @@ impl Engine {
         Ok(false)
     }
 
+    /// Of the next event of a source. One that is not counted belongs to the step before.
+    fn step(&self, source: usize) -> u64 {
+        if self.plan.sources[source].is_counted { self.events } else { self.events.saturating_sub(1) }
+    }
+
     fn enter(&mut self, event: &Event, mark: Mark) -> Result<(), Fault> {
         let row = self.rows[event.source].enter(event);
         if let Some(found) = self.rows[event.source].take_break() {
@@ -350,8 +358,7 @@ impl Engine {
             for (number, input) in invariant.inputs.iter().enumerate().filter(|(_, input)| input.source == event.source)
             {
                 let values = &event.values[input.first..input.first + input.count];
-                let seen =
-                    Seen { op: event.op, mark, row, input: number, values, detail: event.detail };
+                let seen = Seen { op: event.op, mark, row, input: number, values, detail: event.detail };
                 each_state!(state, inner => inner.event(&seen)).map_err(|reason| fault(invariant, reason))?;
             }
         }
@@ -364,7 +371,15 @@ impl Engine {
     }
 
     /// A function of a projection failed at an event, which leaves the state as it was.
-    pub fn fail(&mut self, source: usize, key: &[u8], mark: Mark, reason: String, event: Option<&[u8]>) {
+    pub fn fail(
+        &mut self,
+        source: usize,
+        key: &[u8],
+        (change_id, time): (i64, i64),
+        reason: String,
+        event: Option<&[u8]>,
+    ) {
+        let mark = Mark { step: self.step(source), change_id, time };
         let state = self.rows[source].state(key).map(Document::stored);
         let finding = Finding {
             mark,
@@ -382,14 +397,8 @@ impl Engine {
         for (state, invariant) in self.states.iter_mut().zip(&self.plan.invariants) {
             for (number, input) in invariant.inputs.iter().enumerate().filter(|(_, input)| input.source == source) {
                 let values = vec![Field::Null; input.count];
-                let seen = Seen {
-                    op: Op::Delete,
-                    mark,
-                    row,
-                    input: number,
-                    values: &values,
-                    detail: Detail::default(),
-                };
+                let seen =
+                    Seen { op: Op::Delete, mark, row, input: number, values: &values, detail: Detail::default() };
                 each_state!(state, inner => inner.event(&seen)).map_err(|reason| fault(invariant, reason))?;
             }
         }

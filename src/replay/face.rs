@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::decimal::Decimal;
-use super::engine::{Detail, Document, Engine, Event, Fault, Field, Mark, Op, Violation};
+use super::engine::{Detail, Document, Engine, Event, Fault, Field, Op, Violation};
 use super::image_sum;
 use super::keyed::parts_of;
 use super::plan::Plan;
@@ -146,14 +146,10 @@ pub fn run_skip(call: &mut Call) -> pg_sys::Datum {
 pub fn run_fail(call: &mut Call) -> pg_sys::Datum {
     with_run(call, |run| {
         let source = call.value(1).map_or(0, Value::as_i32) as usize;
-        let mark = Mark {
-            step: run.engine.events,
-            change_id: call.value(3).map_or(0, Value::as_i64),
-            time: call.value(4).map_or(0, Value::as_i64),
-        };
+        let place = [3, 4].map(|argument| call.value(argument).map_or(0, Value::as_i64)).into();
         let reason = for_message(call.text(5).unwrap_or_default()).into_owned();
         let event = call.value(6).map(Value::payload);
-        run.engine.fail(source, call.text(2).unwrap_or_default(), mark, reason, event);
+        run.engine.fail(source, call.text(2).unwrap_or_default(), place, reason, event);
         Ok(())
     });
     call.return_value(Some(false.into()))

@@ -21,8 +21,12 @@ pub struct Transitions {
 
 impl Transitions {
     pub fn new(recent: usize, initial: &Option<Vec<String>>, allowed: &BTreeMap<String, Vec<String>>) -> Transitions {
-        let mut new =
-            Transitions { keys: Judged::new(recent, false), states: BTreeMap::new(), initial: None, allowed: BTreeSet::new() };
+        let mut new = Transitions {
+            keys: Judged::new(recent, false),
+            states: BTreeMap::new(),
+            initial: None,
+            allowed: BTreeSet::new(),
+        };
         new.initial = initial.as_ref().map(|states| states.iter().map(|state| new.state(state.as_bytes())).collect());
         for (from, to) in allowed {
             let from = new.state(from.as_bytes());

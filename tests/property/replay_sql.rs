@@ -341,7 +341,7 @@ pub fn replay_check(
     changes: &Changes,
     invariants: &[Invariant],
 ) -> Checked {
-    let result = s.one(&format!("SELECT threadline.replay_check(model => '{model}'{arguments})"));
+    let result = s.one(&format!("SELECT threadline.replay_check('{model}'{arguments})"));
     let result_json = quoted(&result);
     let head = s.rows(&format!(
         "SELECT r ->> 'verdict', r ->> 'events_processed', r ->> 'transactions' FROM (SELECT {result_json}::jsonb) x (r)"

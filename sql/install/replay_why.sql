@@ -1,0 +1,265 @@
+-- Why an invariant broke: the events that its failing key depends on, as events that replay_check() takes; the fewest that show the failure;
+-- and the transactions without which there is none.
+
+-- A violation of a result, by its number from 1 on.
+CREATE FUNCTION threadline.violation_of(p_result jsonb, p_no integer) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_violation constant jsonb := p_result -> 'violations' -> (p_no - 1);
+BEGIN
+    IF p_result -> 'request' IS NULL OR v_violation IS NULL OR p_no < 1 THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = CASE WHEN p_result -> 'request' IS NULL THEN 'this is no result of replay_check() of a model' ELSE format('the result has no violation %s', p_no) END,
+            HINT = 'Give what replay_check(''model'') returned, with its violations, and the number of one: SELECT no, invariant, reason FROM threadline.replay_violations(…);';
+    END IF;
+    RETURN v_violation;
+END
+$$;
+
+-- A request for the invariant of a violation alone, and the projection that it is over.
+CREATE FUNCTION threadline.violation_request(p_model text, p_violation jsonb, p_events text) RETURNS threadline.replay_request
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_is_error constant boolean := p_violation ->> 'kind' = 'error';
+BEGIN
+    RETURN threadline.replay_request(p_model, '-infinity', 'infinity', false,
+        CASE WHEN v_is_error THEN '{}'::text[] ELSE ARRAY[p_violation ->> 'invariant'] END,
+        CASE WHEN v_is_error THEN ARRAY[pg_catalog.regexp_replace(p_violation ->> 'invariant', '_does_not_fail$', '')]
+             ELSE ARRAY(SELECT i.projection FROM threadline.replay_invariants i WHERE i.model = p_model AND i.name = p_violation ->> 'invariant' AND i.projection IS NOT NULL) END,
+        p_events);
+END
+$$;
+
+-- The changes that the violated expression depends on, in their order, the failing one last: those of its key.
+CREATE FUNCTION threadline.replay_slice(p_result jsonb, p_violation jsonb) RETURNS bigint[]
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_request threadline.replay_request;
+    v_events constant text := p_result #>> '{request,events}';
+    v_outcome jsonb;
+    v_found jsonb;
+    v_change threadline.replay_change;
+    v_id constant bigint := (p_violation ->> 'change_id')::bigint;
+    v_keys name[];
+    v_ids bigint[];
+BEGIN
+    v_request := threadline.violation_request(p_result #>> '{request,model}', p_violation, v_events);
+    v_request.plan := v_request.plan || '{"recent": 100000}';
+    IF v_events IS NULL THEN
+        -- What came after the failure is of no account.
+        v_request.horizon := (p_violation #>> '{transaction,commit_no}')::bigint;
+    END IF;
+    v_outcome := (threadline.replay_execute(v_request, NULL, NULL, false)).outcome;
+    SELECT f.value INTO v_found
+    FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') AS f (value)
+    WHERE (f.value ->> 'change_id')::bigint = v_id AND (f.value -> 'key' = 'null' OR f.value -> 'key' = p_violation -> 'key' OR p_violation -> 'key' = '[]');
+    v_ids := ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(coalesce(v_found -> 'recent', '[]')) AS r (id));
+    IF v_events IS NULL AND (v_found IS NULL OR v_found -> 'key' = 'null' OR v_ids = '{}') THEN
+        v_change := threadline.replay_change(v_id);
+        SELECT t.key_columns INTO v_keys FROM threadline.readable_table t WHERE t.table_id = v_change.table_id;
+        SELECT coalesce(pg_catalog.array_agg(c.id), '{}') INTO v_ids
+        FROM threadline.readable_table t
+        CROSS JOIN LATERAL threadline.row_tenures(t.table_id, t.relation, t.key_columns, v_change.row_key, v_change.key, 1000) n
+        CROSS JOIN LATERAL threadline.row_page(t.table_id, n, '-infinity', 'infinity', NULL, 1000) c
+        WHERE t.table_id = v_change.table_id;
+    END IF;
+    IF v_events IS NOT NULL THEN
+        RETURN ARRAY(SELECT DISTINCT i.id FROM pg_catalog.unnest(v_ids || v_id) AS i (id) WHERE i.id <= v_id);
+    END IF;
+    RETURN ARRAY(
+        SELECT c.id
+        FROM threadline.readable_change l
+        LEFT JOIN threadline.readable_transaction lx ON lx.id = l.transaction_id
+        JOIN threadline.readable_change c ON c.id = ANY (v_ids || v_id)
+        LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+        WHERE l.id = v_id AND (coalesce(x.commit_no, 9223372036854775807), c.statement_no, c.op, c.id) <= (coalesce(lx.commit_no, 9223372036854775807), l.statement_no, l.op, l.id));
+END
+$$;
+
+-- Changes as events, numbered in commit order: [{"seq", "at", "event"}]. Of an external log the events as they are.
+CREATE FUNCTION threadline.replay_events(p_events text, p_ids bigint[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_documents jsonb;
+BEGIN
+    IF p_events IS NOT NULL THEN
+        EXECUTE pg_catalog.format(E'SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(''seq'', e.seq, ''at'', e.at, ''event'', e.event || pg_catalog.jsonb_build_object(''transaction'', coalesce((e.event ->> ''transaction'')::bigint, e.seq))) ORDER BY e.seq), ''[]'') FROM (%s\n) AS e (seq, at, event) WHERE e.seq = ANY ($1)', p_events)
+        INTO v_documents USING p_ids;
+        RETURN v_documents;
+    END IF;
+    SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('seq', o.seq, 'at', o.at, 'event', o.event) ORDER BY o.seq), '[]') INTO v_documents
+    FROM (
+        SELECT pg_catalog.row_number() OVER (ORDER BY x.commit_no NULLS LAST, c.statement_no, c.op, c.id) AS seq, coalesce(x.committed_at, c.captured_at) AS at,
+               pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+                   'table', c.table_schema || '.' || c.table_name, 'op', c.op_name, 'key', c.key, 'old_key', CASE WHEN c.op = 5 THEN c.old_key END,
+                   'transaction', pg_catalog.dense_rank() OVER (ORDER BY x.commit_no NULLS LAST), 'statement', c.statement_no, 'change_id', c.id, 'transaction_id', c.transaction_id))
+               || CASE WHEN c.op IN (0, 1) THEN pg_catalog.jsonb_build_object('old', c.old_image) WHEN c.op = 5 THEN pg_catalog.jsonb_build_object('old', c.new_image || coalesce(c.old_image, '{}'), 'new', c.new_image)
+                       ELSE pg_catalog.jsonb_build_object('new', c.new_image) END
+               || CASE WHEN c.new_exact IS NOT NULL THEN pg_catalog.jsonb_build_object('new_exact', c.new_exact) ELSE '{}' END
+               || CASE WHEN c.op IN (0, 1) AND c.old_exact IS NOT NULL THEN pg_catalog.jsonb_build_object('old_exact', c.old_exact) ELSE '{}' END AS event
+        FROM threadline.readable_change c
+        LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id
+        WHERE c.id = ANY (p_ids)
+    ) o;
+    RETURN v_documents;
+END
+$$;
+
+CREATE FUNCTION threadline.events_query(p_documents jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN format('SELECT (e.value ->> ''seq'')::bigint, (e.value ->> ''at'')::timestamptz, e.value -> ''event'' FROM pg_catalog.jsonb_array_elements(%L::jsonb) AS e (value)', p_documents);
+
+-- What one invariant says of such events.
+CREATE FUNCTION threadline.replay_trial(p_model text, p_violation jsonb, p_documents jsonb, p_until timestamptz) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_request threadline.replay_request;
+BEGIN
+    v_request := threadline.violation_request(p_model, p_violation, threadline.events_query(p_documents));
+    v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('until', threadline.engine_time(p_until));
+    RETURN (threadline.replay_execute(v_request, NULL, NULL, false)).outcome;
+END
+$$;
+
+-- The events as they would have been without some transactions (numbers of theirs): what those did is left out, and what others did to the same
+-- rows later is carried on: a number that they changed by some amount goes on being that much less, any other value stays as it was
+-- until it is set anew; rows that they made are not there, rows that they deleted are.
+CREATE FUNCTION threadline.events_without(p_documents jsonb, p_transactions bigint[]) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kept jsonb := '[]';
+    v_rows jsonb := '{}';       -- by row: {"gone"} or {"row": as it is, "delta": {column: number}, "value": {column: value}}
+    v_document jsonb;
+    v_event jsonb;
+    v_op text;
+    v_from text;
+    v_to text;
+    v_row jsonb;
+    v_old jsonb;
+    v_new jsonb;
+    v_column text;
+BEGIN
+    FOR v_document IN SELECT d.value FROM jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n) ORDER BY d.n LOOP
+        v_event := v_document -> 'event';
+        v_op := v_event ->> 'op';
+        IF v_event ->> 'table' IS NULL THEN
+            IF NOT (v_event ->> 'transaction')::bigint = ANY (p_transactions) THEN
+                v_kept := v_kept || v_document;
+            END IF;
+            CONTINUE;
+        END IF;
+        v_old := nullif(v_event -> 'old', 'null');
+        v_new := nullif(v_event -> 'new', 'null');
+        v_from := concat_ws('|', v_event ->> 'table', coalesce(v_event ->> 'old_key', v_event ->> 'key'));
+        v_to := concat_ws('|', v_event ->> 'table', v_event ->> 'key');
+        v_row := coalesce(v_rows -> v_from, '{}');
+        IF (v_event ->> 'transaction')::bigint = ANY (p_transactions) THEN
+            IF v_op IN ('insert', 'snapshot') THEN
+                v_row := '{"gone": true}';
+            ELSIF v_op = 'update' AND NOT v_row ? 'gone' THEN
+                FOR v_column IN SELECT c.name FROM jsonb_object_keys(v_new) AS c (name) WHERE v_old -> c.name IS DISTINCT FROM v_new -> c.name LOOP
+                    IF jsonb_typeof(v_old -> v_column) = 'number' AND jsonb_typeof(v_new -> v_column) = 'number' AND NOT v_row -> 'value' ? v_column THEN
+                        v_row := v_row || jsonb_build_object('delta', coalesce(v_row -> 'delta', '{}') || jsonb_build_object(v_column,
+                            coalesce((v_row #>> ARRAY['delta', v_column])::numeric, 0) + (v_new ->> v_column)::numeric - (v_old ->> v_column)::numeric));
+                    ELSIF NOT v_row -> 'value' ? v_column OR v_row -> 'value' IS NULL THEN
+                        v_row := v_row || jsonb_build_object('value', coalesce(v_row -> 'value', '{}') || jsonb_build_object(v_column, v_old -> v_column));
+                    END IF;
+                END LOOP;
+                -- It keeps the key that it had.
+                v_rows := v_rows - v_from;
+            ELSIF v_op IN ('delete', 'truncate') AND NOT v_row ? 'gone' THEN
+                v_row := v_row || '{"stays": true}';
+            END IF;
+            v_rows := v_rows || jsonb_build_object(v_to, v_row);
+            CONTINUE;
+        END IF;
+        CONTINUE WHEN v_row ? 'gone' AND v_op NOT IN ('insert', 'snapshot');
+        IF v_op IN ('insert', 'snapshot') THEN
+            IF v_row ? 'stays' THEN
+                v_event := v_event || '{"op": "update"}' || jsonb_build_object('old', v_new);
+            END IF;
+            v_rows := v_rows - v_to;
+        ELSIF v_row <> '{}' THEN
+            FOR v_column IN SELECT c.name FROM jsonb_object_keys(v_old) AS c (name) LOOP
+                IF v_row -> 'value' ? v_column THEN
+                    IF v_new IS NOT NULL AND v_new -> v_column IS NOT DISTINCT FROM v_old -> v_column THEN
+                        v_new := v_new || jsonb_build_object(v_column, v_row -> 'value' -> v_column);
+                        v_old := v_old || jsonb_build_object(v_column, v_row -> 'value' -> v_column);
+                    ELSE
+                        v_old := v_old || jsonb_build_object(v_column, v_row -> 'value' -> v_column);
+                        v_row := v_row #- ARRAY['value', v_column];
+                    END IF;
+                ELSIF v_row -> 'delta' ? v_column THEN
+                    v_old := v_old || jsonb_build_object(v_column, (v_old ->> v_column)::numeric - (v_row #>> ARRAY['delta', v_column])::numeric);
+                    IF jsonb_typeof(v_new -> v_column) = 'number' THEN
+                        v_new := v_new || jsonb_build_object(v_column, (v_new ->> v_column)::numeric - (v_row #>> ARRAY['delta', v_column])::numeric);
+                    END IF;
+                END IF;
+            END LOOP;
+            v_event := v_event || jsonb_build_object('old', v_old) || CASE WHEN v_new IS NOT NULL THEN jsonb_build_object('new', v_new) ELSE '{}' END;
+            v_rows := (v_rows - v_from) || CASE WHEN v_op IN ('delete', 'truncate') THEN '{}' ELSE jsonb_build_object(v_to, v_row) END;
+        END IF;
+        v_kept := v_kept || jsonb_set(v_document, '{event}', v_event);
+    END LOOP;
+    RETURN v_kept;
+END
+$$;
+
+-- Whether a trial shows the failure of an event: that very one, with the same state after it.
+CREATE FUNCTION threadline.trial_shows(p_outcome jsonb, p_seq bigint, p_after jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN EXISTS (SELECT FROM jsonb_array_elements(p_outcome -> 'violations') AS v (value)
+               WHERE (v.value ->> 'change_id')::bigint = p_seq AND (v.value -> 'states' = 'null' OR v.value #> '{states,1}' = coalesce(p_after, 'null')));
+
+-- Whether a trial still ends in failure: a key that is violated and not repaired, or the event itself.
+CREATE FUNCTION threadline.trial_fails(p_outcome jsonb, p_seq bigint) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN EXISTS (SELECT FROM jsonb_array_elements(p_outcome -> 'violations') AS v (value)
+               WHERE (v.value ->> 'change_id')::bigint = p_seq OR v.value -> 'repaired_at' = 'null');
+
+-- The shortest end of the events that shows the failure by itself, what the rows of the key were before it standing in for the rest.
+CREATE FUNCTION threadline.replay_reproducer(p_result jsonb, p_violation jsonb, p_documents jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_count constant integer := pg_catalog.jsonb_array_length(p_documents);
+    v_target constant bigint := (SELECT (d.value ->> 'seq')::bigint FROM pg_catalog.jsonb_array_elements(p_documents) AS d (value)
+                                 WHERE d.value #>> '{event,change_id}' = p_violation ->> 'change_id' OR p_result #>> '{request,events}' IS NOT NULL AND d.value ->> 'seq' = p_violation ->> 'change_id');
+    -- Rows that were there stand for the past of a state, not for events.
+    v_pins constant boolean := p_violation ->> 'kind' NOT IN ('requires', 'forbids', 'rate', 'deadline', 'projection', 'error');
+    v_model constant text := p_result #>> '{request,model}';
+    v_until constant timestamptz := CASE WHEN p_violation ->> 'kind' = 'deadline' THEN coalesce(nullif((p_result #>> '{request,until}')::timestamptz, 'infinity'), pg_catalog.now()) ELSE 'infinity' END;
+    v_length integer := 1;
+    v_documents jsonb;
+BEGIN
+    LOOP
+        v_documents := CASE WHEN v_length >= v_count THEN p_documents ELSE (
+            SELECT pg_catalog.jsonb_agg(d.document ORDER BY d.seq)
+            FROM (
+                SELECT (d.value ->> 'seq')::bigint AS seq, d.value AS document
+                FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n) WHERE d.n > v_count - v_length
+                UNION ALL
+                SELECT p.seq, p.document
+                FROM (
+                    SELECT DISTINCT ON (d.value #>> '{event,table}', d.value #>> '{event,key}') (d.value ->> 'seq')::bigint AS seq, d.value #>> '{event,op}' AS op,
+                           d.value || pg_catalog.jsonb_build_object('event', (d.value -> 'event') - '{old,old_key,old_exact,change_id,transaction_id}'::text[]
+                                                                             || '{"op": "snapshot", "transaction": 0, "statement": 0}') AS document
+                    FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n)
+                    WHERE d.n <= v_count - v_length AND v_pins
+                    ORDER BY d.value #>> '{event,table}', d.value #>> '{event,key}', (d.value ->> 'seq')::bigint DESC
+                ) p
+                WHERE p.op NOT IN ('delete', 'truncate')
+            ) d) END;
+        EXIT WHEN v_length >= v_count OR threadline.trial_shows(threadline.replay_trial(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after');
+        v_length := least(v_count, CASE WHEN v_length < 8 THEN v_length + 1 ELSE v_length * 3 / 2 END);
+    END LOOP;
+    RETURN v_documents;
+END
+$$;
