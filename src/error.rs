@@ -44,6 +44,8 @@ pub enum Error {
     NoRun { number: i32 },
     /// What a run of replay is to do, or its saved state, does not read.
     UnreadablePlan { cause: String },
+    /// A state that was given for an invariant's key, and cannot be.
+    NotPinnable { invariant: String },
     /// An invariant of replay that cannot be followed.
     NotReplayable { invariant: String, reason: String },
 }
@@ -67,6 +69,7 @@ impl Error {
             Error::NotATableRow { .. } => ERRCODE_DATATYPE_MISMATCH,
             Error::NoRun { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::UnreadablePlan { .. } => ERRCODE_DATA_CORRUPTED,
+            Error::NotPinnable { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::NotReplayable { .. } => ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
         }
     }
@@ -114,6 +117,7 @@ impl Error {
             }
             Error::NoRun { number } => format!("there is no run {number} of replay in this transaction"),
             Error::UnreadablePlan { .. } => "what a run of replay is given does not read".into(),
+            Error::NotPinnable { invariant } => format!("no state can be given for a key of invariant \"{invariant}\""),
             Error::NotReplayable { invariant, reason } => {
                 format!("invariant \"{invariant}\" cannot be replayed: {reason}")
             }
@@ -134,6 +138,9 @@ impl Error {
             )),
             Error::NoJsonForm { cause, .. } => Some(format!("to_jsonb() refuses it: {cause}")),
             Error::UnreadablePlan { cause } => Some(cause.clone()),
+            Error::NotPinnable { .. } => {
+                Some("It must be of kind key_bound or balance over a sum or a count, unique or references, and among those that are checked.".into())
+            }
             _ => None,
         }
     }
@@ -182,6 +189,7 @@ impl Error {
                 "Ask the owner, or: ALTER SCHEMA \"{}\" OWNER TO CURRENT_USER; audit_enable() takes single tables.",
                 schema.replace('"', "\"\"")
             )),
+            Error::NotPinnable { .. } => Some("Give the rows that make the state as events of op snapshot.".into()),
             Error::NoRun { .. } => Some("Runs are made by SELECT threadline.replay_check('model');".into()),
             Error::UnreadablePlan { .. } => {
                 Some("If a checkpoint is of another version: SELECT threadline.replay_checkpoint('model', anew => true);".into())

@@ -1,6 +1,6 @@
 -- The kinds of invariants: what each says in its spec, and what the engine (src/replay) is given of each event for it.
 
--- An input of the engine. role: 0, or 1 of the table that a reference goes to. scope: row (its row: the new one, or the old one of a
+-- An input of the engine. role: 0, or the number of a further table: the one that a reference goes to, those of a balance. scope: row (its row: the new one, or the old one of a
 -- delete) or pair (new and old).
 CREATE TYPE threadline.replay_input AS (
     role       integer,
@@ -150,20 +150,22 @@ AS $$
     CROSS JOIN LATERAL (SELECT regexp_match(p.text, '^\s*value\s*(>=|<=|<>|!=|=|<|>)\s*([+-]?\d{1,18}(?:\.\d{1,18})?)\s*$', 'i') AS part) m
 $$;
 
--- What the engine is given for an invariant. p_from: what its expressions may name when they are tried, one row of it; p_to: likewise of
--- the table that a reference goes to. Errors of what the spec lacks; those in expressions are the caller's own.
-CREATE FUNCTION threadline.compile_invariant(p_name text, p_kind text, p_spec jsonb, p_check_at text, p_over_projection boolean, p_from text, p_to text)
+-- What the engine is given for an invariant. p_from: what the expressions of each role may name when they are tried, one row of it. Errors of what the spec lacks; those in expressions are the caller's own.
+CREATE FUNCTION threadline.compile_invariant(p_name text, p_kind text, p_spec jsonb, p_check_at text, p_over_projection boolean, p_from text[])
 RETURNS threadline.replay_compiled
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_what constant text := pg_catalog.format('invariant "%s"', p_name);
-    v_row constant text := p_from || ' AS new';
+    v_row text := p_from[1] || ' AS new';
+    v_part jsonb;
+    v_group text;
     v_compiled threadline.replay_compiled;
     v_inputs threadline.replay_input[] := '{}';
     v_needed text[];
     v_missing text;
     v_aggregate text[];
+    v_function text;
     v_type text;
     v_column text;
     v_by_row constant boolean := p_spec ->> 'key' IS NULL;
@@ -191,23 +193,31 @@ BEGIN
         v_inputs := ARRAY[ROW(0, 'pair', threadline.predicate(p_spec, 'check'))::threadline.replay_input];
         v_compiled.kind := '"State"';
     WHEN 'key_bound', 'balance' THEN
-        v_aggregate := pg_catalog.regexp_match(p_spec ->> 'aggregate', '^\s*(sum|avg|count|min|max)\s*\((.*)\)\s*$', 'i');
-        IF v_aggregate IS NULL OR v_aggregate[2] ~* '^\s*distinct\M' THEN
-            PERFORM threadline.refuse_spec(v_what, pg_catalog.format('"aggregate" is %s, not sum, avg, count, min or max of an expression.', p_spec -> 'aggregate'), p_kind);
-        END IF;
-        IF pg_catalog.lower(v_aggregate[1]) = 'count' THEN
-            v_aggregate[2] := CASE WHEN pg_catalog.btrim(v_aggregate[2]) = '*' THEN '1::bigint' ELSE pg_catalog.format(E'(CASE WHEN (%s\n) IS NOT NULL THEN 1::bigint END)', v_aggregate[2]) END;
-        ELSE
-            v_type := threadline.expression_type(v_aggregate[2], v_row)::text;
-            v_aggregate[2] := pg_catalog.format(CASE WHEN v_type IN ('smallint', 'integer', 'bigint') THEN E'(%s\n)::bigint' ELSE E'(%s\n)::numeric' END, v_aggregate[2]);
-        END IF;
-        v_inputs := ARRAY[
-            ROW(0, 'row', threadline.predicate(p_spec, 'where', 'true')),
-            ROW(0, 'row', CASE WHEN p_spec ->> CASE p_kind WHEN 'balance' THEN 'group' ELSE 'key' END IS NULL THEN 'NULL::text'
-                               ELSE threadline.key_expression(p_spec ->> CASE p_kind WHEN 'balance' THEN 'group' ELSE 'key' END, v_row) END),
-            ROW(0, 'row', v_aggregate[2])]::threadline.replay_input[];
+        -- A balance may be of several tables, whose rows are added up together.
+        FOR v_role IN 0 .. CASE WHEN pg_catalog.jsonb_typeof(p_spec -> 'and') = 'array' THEN pg_catalog.jsonb_array_length(p_spec -> 'and') ELSE 0 END LOOP
+            v_part := CASE v_role WHEN 0 THEN p_spec ELSE p_spec -> 'and' -> (v_role - 1) END;
+            v_row := p_from[v_role + 1] || ' AS new';
+            v_aggregate := pg_catalog.regexp_match(v_part ->> 'aggregate', '^\s*(sum|avg|count|min|max)\s*\((.*)\)\s*$', 'i');
+            IF v_aggregate IS NULL OR v_aggregate[2] ~* '^\s*distinct\M' THEN
+                PERFORM threadline.refuse_spec(v_what, pg_catalog.format('"aggregate" is %s, not sum, avg, count, min or max of an expression.', coalesce(v_part -> 'aggregate', 'null')), p_kind);
+            ELSIF v_role > 0 AND pg_catalog.lower(v_aggregate[1]) <> v_function THEN
+                PERFORM threadline.refuse_spec(v_what, pg_catalog.format('The aggregates of a balance are one function''s, not %s and %s.', v_function, pg_catalog.lower(v_aggregate[1])), p_kind);
+            END IF;
+            v_function := pg_catalog.lower(v_aggregate[1]);
+            IF v_function = 'count' THEN
+                v_aggregate[2] := CASE WHEN pg_catalog.btrim(v_aggregate[2]) = '*' THEN '1::bigint' ELSE pg_catalog.format(E'(CASE WHEN (%s\n) IS NOT NULL THEN 1::bigint END)', v_aggregate[2]) END;
+            ELSE
+                v_type := threadline.expression_type(v_aggregate[2], v_row)::text;
+                v_aggregate[2] := pg_catalog.format(CASE WHEN v_type IN ('smallint', 'integer', 'bigint') THEN E'(%s\n)::bigint' ELSE E'(%s\n)::numeric' END, v_aggregate[2]);
+            END IF;
+            v_group := v_part ->> CASE p_kind WHEN 'balance' THEN 'group' ELSE 'key' END;
+            v_inputs := v_inputs || ARRAY[
+                ROW(v_role, 'row', threadline.predicate(v_part, 'where', 'true')),
+                ROW(v_role, 'row', CASE WHEN v_group IS NULL THEN 'NULL::text' ELSE threadline.key_expression(v_group, v_row) END),
+                ROW(v_role, 'row', v_aggregate[2])]::threadline.replay_input[];
+        END LOOP;
         v_compiled.kind := pg_catalog.jsonb_build_object('Aggregate', pg_catalog.jsonb_build_object(
-            'function', pg_catalog.initcap(pg_catalog.lower(v_aggregate[1])),
+            'function', pg_catalog.initcap(v_function),
             'test', coalesce(pg_catalog.jsonb_build_object('All', CASE p_kind
                                  WHEN 'balance' THEN pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array('Equal', p_spec ->> 'equals'))
                                  ELSE threadline.simple_tests(p_spec ->> 'check') END), '{}')));
@@ -241,7 +251,7 @@ BEGIN
             END IF;
             v_inputs := v_inputs || ROW(1, 'row', 'true')::threadline.replay_input;
             FOR v_column IN SELECT c.name FROM pg_catalog.jsonb_array_elements_text(p_spec -> 'to_columns') AS c (name) LOOP
-                v_inputs := v_inputs || ROW(1, 'row', threadline.key_expression(threadline.column_reference(v_column, p_over_projection), p_to || ' AS new'))::threadline.replay_input;
+                v_inputs := v_inputs || ROW(1, 'row', threadline.key_expression(threadline.column_reference(v_column, p_over_projection), p_from[2] || ' AS new'))::threadline.replay_input;
             END LOOP;
             v_compiled.kind := '"References"';
         END IF;
@@ -300,9 +310,8 @@ DECLARE
     v_kind constant text := replay_add_invariant.kind;
     v_spec constant jsonb := replay_add_invariant.spec;
     v_relation regclass;
-    v_to regclass;
-    v_table_id integer;
-    v_to_id integer;
+    v_relations regclass[];
+    v_tables integer[] := '{}';
     v_compiled threadline.replay_compiled;
     v_input threadline.replay_input;
 BEGIN
@@ -323,19 +332,22 @@ BEGIN
     ELSIF v_kind NOT IN ('query', 'projection') AND v_spec ->> 'table' IS NULL THEN
         PERFORM threadline.refuse_spec(v_what, '"table" is missing.', v_kind);
     ELSIF v_kind NOT IN ('query', 'projection') THEN
-        v_relation := v_spec ->> 'table';
-        v_table_id := threadline.model_table(v_relation);
+        v_relations := ARRAY[(v_spec ->> 'table')::regclass];
         IF v_kind = 'references' AND v_spec ->> 'to' IS NOT NULL THEN
-            v_to := v_spec ->> 'to';
-            v_to_id := threadline.model_table(v_to);
+            v_relations := v_relations || (v_spec ->> 'to')::regclass;
+        ELSIF v_kind = 'balance' AND pg_catalog.jsonb_typeof(v_spec -> 'and') = 'array' THEN
+            v_relations := v_relations || ARRAY(SELECT (p.value ->> 'table')::regclass FROM pg_catalog.jsonb_array_elements(v_spec -> 'and') WITH ORDINALITY AS p (value, n) ORDER BY p.n);
         END IF;
+        FOREACH v_relation IN ARRAY v_relations LOOP
+            v_tables := v_tables || threadline.model_table(v_relation);
+        END LOOP;
     END IF;
-    v_compiled := threadline.compile_invariant(replay_add_invariant.name, v_kind, v_spec, replay_add_invariant.check_at, v_relation IS NULL,
-        CASE WHEN v_relation IS NOT NULL THEN threadline.typed_nulls(v_relation) ELSE threadline.state_nulls() END,
-        CASE WHEN v_to IS NOT NULL THEN threadline.typed_nulls(v_to) END);
+    v_compiled := threadline.compile_invariant(replay_add_invariant.name, v_kind, v_spec, replay_add_invariant.check_at, v_relations IS NULL,
+        CASE WHEN v_relations IS NOT NULL THEN ARRAY(SELECT threadline.typed_nulls(r.relation) FROM pg_catalog.unnest(v_relations) WITH ORDINALITY AS r (relation, n) ORDER BY r.n)
+             ELSE ARRAY[threadline.state_nulls()] END);
     FOREACH v_input IN ARRAY v_compiled.inputs LOOP
         PERFORM threadline.try_expression(v_what, v_input.expression, CASE WHEN v_input.expression LIKE '%::boolean' THEN 'boolean' ELSE 'text' END,
-            threadline.trial_rows(CASE v_input.role WHEN 1 THEN v_to ELSE v_relation END, v_input.scope));
+            threadline.trial_rows(v_relations[v_input.role + 1], v_input.scope));
     END LOOP;
     IF v_kind = 'key_bound' THEN
         PERFORM threadline.try_expression(v_what, v_spec ->> 'check', 'boolean', '(SELECT NULL::numeric AS value) AS v');
@@ -343,12 +355,12 @@ BEGIN
         PERFORM threadline.try_invariant_query(v_what, v_spec ->> 'sql');
     END IF;
     PERFORM threadline.store_invariant(replay_add_invariant.model, replay_add_invariant.name, v_kind, v_spec, replay_add_invariant.check_at,
-                                       replay_add_invariant.severity, v_table_id, v_to_id, CASE WHEN v_kind <> 'query' THEN v_spec ->> 'projection' END);
+                                       replay_add_invariant.severity, v_tables[1], v_tables[2:], CASE WHEN v_kind <> 'query' THEN v_spec ->> 'projection' END);
 END
 $$;
 COMMENT ON FUNCTION threadline.replay_add_invariant(text, text, text, jsonb, text, text) IS
 $$Adds an invariant to a model, or replaces the one of that name. kind and spec:
-row {"table", "check"}: SQL over new and old, the row after and before each change. key_bound {"table", "key", "aggregate", "check", "where"}: sum, avg, count, min or max over the rows of each key; the check is SQL over value. balance {"table", "group", "aggregate", "equals", "where"}. transition {"table", "column", "initial", "allowed", "terminal"}. unique {"table", "columns", "where"}. references {"table", "columns", "to", "to_columns", "where"}. requires {"table", "key", "event", "earlier", "within"}: the event needs an earlier one of the same key. forbids {"table", "key", "event", "since", "unless"}. rate {"table", "key", "event", "at_most", "per"}. monotone {"table", "key", "column", "strict"}. deadline {"table", "key", "open", "close", "within"}. query {"sql"}: returns the violating rows, and sees the tables as they were. projection {"projection", "check"}: SQL over state and key.
+row {"table", "check"}: SQL over new and old, the row after and before each change. key_bound {"table", "key", "aggregate", "check", "where"}: sum, avg, count, min or max over the rows of each key; the check is SQL over value. balance {"table", "group", "aggregate", "equals", "where", "and"}: rows of further tables, [{"table", "group", "aggregate", "where"}], are added up with the table's. transition {"table", "column", "initial", "allowed", "terminal"}. unique {"table", "columns", "where"}. references {"table", "columns", "to", "to_columns", "where"}. requires {"table", "key", "event", "earlier", "within"}: the event needs an earlier one of the same key. forbids {"table", "key", "event", "since", "unless"}. rate {"table", "key", "event", "at_most", "per"}. monotone {"table", "key", "column", "strict"}. deadline {"table", "key", "open", "close", "within"}. query {"sql"}: returns the violating rows, and sees the tables as they were. projection {"projection", "check"}: SQL over state and key.
 Instead of "table" every kind but references takes "projection": its states are the rows, new and old are jsonb. Events are predicates over new and old; a key, a group and the argument of an aggregate are SQL over the row. A check that is NULL holds; a predicate that is NULL does not match.
 check_at: event, statement, commit, every <n> events, every <interval> (slices of time counted from 1970) or end. severity: error or warning, which alone does not make the verdict violated. Expressions may call no volatile function and read no table. Errors: 42704 no such model or table, 22023 the specification, 0A000 volatile or reads a table, or the table has no key; what is wrong with an expression is the server's own error.$$;
 

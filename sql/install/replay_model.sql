@@ -29,7 +29,7 @@ CREATE TABLE threadline.replay_invariant (
     check_at    text    NOT NULL,
     severity    text    NOT NULL,
     table_id    integer,                               -- NULL: over a projection, or a query
-    to_table_id integer,
+    more_tables integer[]   NOT NULL DEFAULT '{}',     -- what a reference goes to; further tables of a balance
     projection  text,
     PRIMARY KEY (model, name)
 );
@@ -63,7 +63,7 @@ LEFT JOIN threadline.readable_table t ON t.table_id = p.table_id;
 COMMENT ON VIEW threadline.replay_projections IS 'The projections of each model, in order; source is NULL for events from elsewhere, and for a table that the reader may not read.';
 
 CREATE VIEW threadline.replay_invariants AS
-SELECT i.model, i.name, i.no, i.kind, i.spec, i.check_at, i.severity, i.table_id, i.to_table_id, i.projection
+SELECT i.model, i.name, i.no, i.kind, i.spec, i.check_at, i.severity, i.table_id, i.more_tables, i.projection
 FROM threadline.replay_invariant i;
 COMMENT ON VIEW threadline.replay_invariants IS 'The invariants of each model, in order.';
 
@@ -126,16 +126,16 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.store_invariant(p_model text, p_name text, p_kind text, p_spec jsonb, p_check_at text, p_severity text, p_table_id integer, p_to_table_id integer, p_projection text) RETURNS void
+CREATE FUNCTION threadline.store_invariant(p_model text, p_name text, p_kind text, p_spec jsonb, p_check_at text, p_severity text, p_table_id integer, p_more_tables integer[], p_projection text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM threadline.require_model(p_model);
-    INSERT INTO threadline.replay_invariant (model, name, no, kind, spec, check_at, severity, table_id, to_table_id, projection)
-    VALUES (p_model, p_name, (SELECT coalesce(max(i.no), 0) + 1 FROM threadline.replay_invariant i WHERE i.model = p_model), p_kind, p_spec, p_check_at, p_severity, p_table_id, p_to_table_id, p_projection)
+    INSERT INTO threadline.replay_invariant (model, name, no, kind, spec, check_at, severity, table_id, more_tables, projection)
+    VALUES (p_model, p_name, (SELECT coalesce(max(i.no), 0) + 1 FROM threadline.replay_invariant i WHERE i.model = p_model), p_kind, p_spec, p_check_at, p_severity, p_table_id, p_more_tables, p_projection)
     ON CONFLICT (model, name)
     DO UPDATE SET kind = excluded.kind, spec = excluded.spec, check_at = excluded.check_at, severity = excluded.severity,
-                  table_id = excluded.table_id, to_table_id = excluded.to_table_id, projection = excluded.projection;
+                  table_id = excluded.table_id, more_tables = excluded.more_tables, projection = excluded.projection;
     DELETE FROM threadline.replay_saved_run s WHERE s.model = p_model;
 END
 $$;

@@ -1,18 +1,30 @@
 -- What a run found, as the documents of the contract.
 
--- An event of a table as its change in audit_changes, of an external log as it is there.
-CREATE FUNCTION threadline.replay_event(p_request threadline.replay_request, p_id bigint) RETURNS jsonb
+-- What is told of changes with their violations, by id: of a table's the change in audit_changes, the rows before and after it and the
+-- transaction; of an external log the event. Read together, for a log may be long.
+CREATE FUNCTION threadline.known_changes(p_request threadline.replay_request, p_ids bigint[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    v_event jsonb;
+    v_known jsonb;
 BEGIN
     IF p_request.events IS NULL THEN
-        SELECT pg_catalog.to_jsonb(c) INTO v_event FROM threadline.audit_changes c WHERE c.id = p_id;
+        SELECT pg_catalog.jsonb_object_agg(c.id::text, pg_catalog.jsonb_build_object(
+                   'event', pg_catalog.jsonb_build_object('id', c.id, 'transaction_id', c.transaction_id, 'table_schema', c.table_schema, 'table_name', c.table_name, 'table_pk', c.table_pk, 'old_pk', c.old_pk,
+                                                          'op', c.op_name, 'changed_fields', c.changed_fields, 'changed_from', c.old_image, 'data_after', c.new_image, 'captured_at', c.captured_at,
+                                                          'statement_no', c.statement_no, 'schema_version', c.schema_version),
+                   'key', CASE WHEN pg_catalog.cardinality(c.key_columns) = 1 THEN pg_catalog.jsonb_build_array(c.key) WHEN c.table_pk IS NOT NULL THEN c.key::jsonb END,
+                   'before', CASE WHEN c.op IN (0, 1) THEN c.old_image WHEN c.op = 5 THEN c.new_image || coalesce(c.old_image, '{}') END,
+                   'transaction', pg_catalog.jsonb_build_object('id', c.transaction_id, 'commit_no', x.commit_no, 'committed_at', x.committed_at, 'actor_ref', x.actor_ref, 'action_id', x.action_id,
+                                                                'correlation_id', x.correlation_id, 'request_id', x.request_id, 'job_id', x.job_id))) INTO v_known
+        FROM threadline.readable_change c
+        LEFT JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
+        WHERE c.id = ANY (p_ids);
     ELSE
-        EXECUTE pg_catalog.format(E'SELECT e.event FROM (%s\n) AS e (seq, at, event) WHERE e.seq = $1 LIMIT 1', p_request.events) INTO v_event USING p_id;
+        EXECUTE pg_catalog.format(E'SELECT pg_catalog.jsonb_object_agg(e.seq::text, pg_catalog.jsonb_build_object(''at'', e.at, ''event'', e.event)) FROM (%s\n) AS e (seq, at, event) WHERE e.seq = ANY ($1)', p_request.events)
+        INTO v_known USING p_ids;
     END IF;
-    RETURN v_event;
+    RETURN coalesce(v_known, '{}');
 END
 $$;
 
@@ -69,88 +81,89 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN left(encode(sha256(convert_to(concat_ws('|', p_model, p_invariant, p_kind, p_table, p_op, array_to_string(p_changed, ','),
     regexp_replace(regexp_replace(p_reason, '''[^'']*''|"[^"]*"', '<TEXT>', 'g'), '-?\d+(\.\d+)?', '<NUM>', 'g')), 'UTF8')), 'hex'), 16);
 
-CREATE FUNCTION threadline.replay_violation(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
+CREATE TYPE threadline.change_ids AS (ids bigint[]);
+
+-- The changes that led to a violation, the last 10 of its key: the engine knows those of keys that are no rows.
+CREATE FUNCTION threadline.leading_changes(p_request threadline.replay_request, p_found jsonb) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id constant bigint := (p_found ->> 'change_id')::bigint;
+    v_place record;
+BEGIN
+    IF p_request.events IS NOT NULL OR p_found -> 'key' <> 'null' AND p_found -> 'recent' <> '[]' THEN
+        RETURN v_id || ARRAY(SELECT r.id::bigint FROM jsonb_array_elements_text(p_found -> 'recent') AS r (id) WHERE r.id::bigint <> v_id);
+    END IF;
+    SELECT c.table_id, c.row_key, c.key INTO v_place FROM threadline.readable_place_newest c WHERE c.id = v_id LIMIT 1;
+    RETURN v_id || ARRAY(SELECT c.id FROM threadline.readable_place_newest c
+                         WHERE c.table_id = v_place.table_id AND c.row_key = v_place.row_key AND c.key = v_place.key AND c.id < v_id AND c.op <> 2 LIMIT 9);
+END
+$$;
+
+CREATE FUNCTION threadline.replay_violation(p_request threadline.replay_request, p_found jsonb, p_ids bigint[], p_known jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_name text := p_request.invariants[(p_found ->> 'invariant')::integer + 1];
-    v_severity text := 'error';
-    v_check_at text;
     v_source threadline.replay_source;
-    v_change threadline.replay_change;
-    v_kind text;
-    v_table text;
+    v_invariant record;
+    v_id constant bigint := p_ids[1];
+    v_change constant jsonb := p_known -> v_id::text;
+    v_event jsonb := v_change -> 'event';
+    v_event_key jsonb;
     v_before jsonb := p_found #> '{states,0}';
     v_after jsonb := p_found #> '{states,1}';
-    v_events jsonb;
-    v_event jsonb;
-    v_ids bigint[];
-    v_spec jsonb;
-    v_id constant bigint := (p_found ->> 'change_id')::bigint;
+    v_key jsonb := p_found -> 'key';
+    v_table text;
+    v_pk jsonb := v_event -> 'table_pk';
 BEGIN
+    SELECT i.kind, i.severity, i.check_at, i.spec INTO v_invariant FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
     IF v_name IS NULL THEN
         v_source := p_request.sources[(p_found ->> 'invariant')::integer - pg_catalog.cardinality(p_request.invariants) + 1];
-        v_kind := CASE WHEN v_source.projection IS NULL THEN 'integrity' ELSE 'error' END;
+        v_invariant.kind := CASE WHEN v_source.projection IS NULL THEN 'integrity' ELSE 'error' END;
+        v_invariant.severity := 'error';
         v_name := CASE WHEN v_source.projection IS NULL THEN 'history_is_continuous' ELSE pg_catalog.format('%s_does_not_fail', v_source.projection) END;
-    ELSE
-        SELECT i.kind, i.severity, i.check_at, i.spec INTO v_kind, v_severity, v_check_at, v_spec
-        FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
     END IF;
     IF p_request.events IS NULL THEN
-        v_change := threadline.replay_change(v_id);
-        v_table := pg_catalog.format('%s.%s', v_change.table_schema, v_change.table_name);
-    END IF;
-    IF p_request.events IS NOT NULL THEN
-        v_event := threadline.replay_event(p_request, v_id);
-        IF v_event ->> 'table' IS NOT NULL THEN
-            v_change.table_name := v_event ->> 'table';
-            v_change.op := v_event ->> 'op';
-            v_change.before := nullif(v_event -> 'old', 'null');
-            v_change.after := nullif(v_event -> 'new', 'null');
-            SELECT pg_catalog.jsonb_object_agg(k.name, coalesce(v_change.after, v_change.before) -> k.name) INTO v_change.table_pk
-            FROM pg_catalog.unnest(p_request.sources) s
-            JOIN threadline.readable_table t ON t.table_id = s.table_id
-            CROSS JOIN LATERAL pg_catalog.unnest(t.key_columns) AS k (name)
-            WHERE s.projection IS NULL AND threadline.qualified_name(s.relation) = v_change.table_name;
-        END IF;
-        v_table := v_change.table_name;
+        v_table := pg_catalog.format('%s.%s', v_event ->> 'table_schema', v_event ->> 'table_name');
+    ELSE
+        v_table := v_event ->> 'table';
+        SELECT pg_catalog.jsonb_object_agg(k.name, coalesce(nullif(v_event -> 'new', 'null'), v_event -> 'old') -> k.name),
+               pg_catalog.jsonb_agg(coalesce(nullif(v_event -> 'new', 'null'), v_event -> 'old') ->> k.name ORDER BY k.n) INTO v_pk, v_event_key
+        FROM pg_catalog.unnest(p_request.sources) s
+        JOIN threadline.readable_table t ON t.table_id = s.table_id
+        CROSS JOIN LATERAL pg_catalog.unnest(t.key_columns) WITH ORDINALITY AS k (name, n)
+        WHERE s.projection IS NULL AND threadline.qualified_name(s.relation) = v_table;
     END IF;
     IF p_found -> 'states' = 'null' THEN
-        v_before := v_change.before;
-        v_after := v_change.after;
+        v_before := CASE WHEN p_request.events IS NULL THEN v_change -> 'before' ELSE v_event -> 'old' END;
+        v_after := CASE WHEN p_request.events IS NULL THEN v_event -> 'data_after' ELSE v_event -> 'new' END;
     END IF;
     v_before := nullif(v_before, 'null');
     v_after := nullif(v_after, 'null');
-    IF p_request.events IS NOT NULL THEN
-        EXECUTE pg_catalog.format(E'SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(''change_id'', e.seq, ''at'', e.at, ''event'', e.event) ORDER BY e.seq) FROM (%s\n) AS e (seq, at, event) WHERE e.seq = ANY ($1)', p_request.events)
-        INTO v_events USING ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) || v_id;
-    ELSE
-        -- Known before the query is planned, so that it looks them up.
-        v_ids := v_id || CASE WHEN p_found -> 'key' = 'null' OR p_found -> 'recent' = '[]' THEN
-                              ARRAY(SELECT c.id FROM threadline.readable_place_newest c
-                                    WHERE c.table_id = v_change.table_id AND c.row_key = v_change.row_key AND c.key = v_change.key AND c.id < v_id AND c.op <> 2 LIMIT 9)
-                         ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END;
-        SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
-                   'change_id', e.id, 'table_name', e.table_name, 'table_pk', e.table_pk, 'op', e.op_name, 'transaction_id', e.transaction_id, 'captured_at', e.captured_at,
-                   'changed_fields', e.changed_fields, 'changed_from', e.old_image, 'data_after', e.new_image) ORDER BY e.id)
-        INTO v_events
-        FROM threadline.readable_change e
-        WHERE e.id = ANY (v_ids);
+    IF v_invariant.kind = 'balance' AND v_invariant.spec ->> 'group' IS NULL THEN
+        v_key := '[]';
+    ELSIF v_key = 'null' THEN
+        v_key := CASE WHEN p_request.events IS NULL THEN v_change -> 'key' ELSE v_event_key END;
     END IF;
     RETURN pg_catalog.jsonb_build_object(
-        'invariant', v_name, 'kind', v_kind, 'severity', v_severity, 'check_at', v_check_at,
-        'key', CASE WHEN v_kind = 'balance' AND v_spec ->> 'group' IS NULL THEN '[]'::jsonb WHEN p_found -> 'key' <> 'null' THEN p_found -> 'key'
-                    ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each_text(v_change.table_pk) k) END,
-        'table_schema', v_change.table_schema, 'table_name', v_change.table_name, 'table_pk', v_change.table_pk,
+        'invariant', v_name, 'kind', v_invariant.kind, 'severity', v_invariant.severity, 'check_at', v_invariant.check_at, 'key', v_key,
+        'table_schema', v_event -> 'table_schema', 'table_name', CASE WHEN p_request.events IS NULL THEN v_event ->> 'table_name' ELSE v_table END, 'table_pk', v_pk,
         'failure_reason', p_found -> 'reason', 'failure_step', p_found -> 'step', 'change_id', v_id,
-        'event_at_failure', CASE WHEN p_found -> 'event' <> 'null' THEN p_found -> 'event' WHEN p_request.events IS NOT NULL THEN v_event ELSE threadline.replay_event(p_request, v_id) END,
+        'event_at_failure', CASE WHEN p_found -> 'event' <> 'null' THEN p_found -> 'event' ELSE v_event END,
         'state_before', v_before, 'state_after', v_after, 'state_diff', threadline.state_difference(v_before, v_after),
-        'events_leading_to_failure', coalesce(v_events, '[]'),
-        'transaction', v_change.transaction,
+        'events_leading_to_failure', (
+            SELECT coalesce(pg_catalog.jsonb_agg(
+                       CASE WHEN p_request.events IS NULL THEN ((k.change -> 'event') - '{id,table_schema,old_pk,statement_no,schema_version}'::text[]) || pg_catalog.jsonb_build_object('change_id', i.id)
+                            ELSE k.change || pg_catalog.jsonb_build_object('change_id', i.id) END ORDER BY i.id), '[]')
+            FROM pg_catalog.unnest(p_ids) AS i (id) CROSS JOIN LATERAL (SELECT p_known -> i.id::text AS change) k
+            WHERE k.change IS NOT NULL),
+        'transaction', v_change -> 'transaction',
         'at', threadline.time_of_engine((p_found ->> 'time')::bigint),
         'already_false', CASE WHEN (p_found ->> 'found_at')::bigint <= threadline.engine_time(p_request.since) THEN true END,
         'first_repaired_at', threadline.time_of_engine((p_found ->> 'repaired_at')::bigint),
-        'fingerprint', threadline.failure_fingerprint(p_request.model, v_name, v_kind, v_table, v_change.op, v_change.changed, p_found ->> 'reason'));
+        'fingerprint', threadline.failure_fingerprint(p_request.model, v_name, v_invariant.kind, v_table, v_event ->> 'op',
+            ARRAY(SELECT f.name FROM pg_catalog.jsonb_array_elements_text(CASE WHEN pg_catalog.jsonb_typeof(v_event -> 'changed_fields') = 'array' THEN v_event -> 'changed_fields' ELSE '[]' END) AS f (name)), p_found ->> 'reason'));
 END
 $$;
 
@@ -163,10 +176,21 @@ DECLARE
     v_violations jsonb;
     v_doubts constant jsonb := threadline.replay_doubts(p_request, p_outcome);
     v_rows jsonb;
+    v_found jsonb[];
+    v_ids threadline.change_ids[];
+    v_known jsonb;
+    v_pending jsonb;
 BEGIN
-    SELECT coalesce(pg_catalog.jsonb_agg(threadline.replay_violation(p_request, f.value) ORDER BY f.no), '[]') INTO v_violations
-    FROM pg_catalog.jsonb_array_elements(p_outcome -> 'violations') WITH ORDINALITY AS f (value, no)
-    WHERE NOT p_request.stop OR f.no = 1;
+    SELECT pg_catalog.array_agg(f.value ORDER BY f.no), pg_catalog.array_agg(ROW(f.ids)::threadline.change_ids ORDER BY f.no) INTO v_found, v_ids
+    FROM (
+        SELECT v.value, v.no, threadline.leading_changes(p_request, v.value) AS ids
+        FROM pg_catalog.jsonb_array_elements(p_outcome -> 'violations') WITH ORDINALITY AS v (value, no)
+        WHERE NOT p_request.stop OR v.no = 1
+    ) f;
+    v_known := threadline.known_changes(p_request, ARRAY(SELECT DISTINCT i.id FROM pg_catalog.unnest(v_ids) u CROSS JOIN LATERAL pg_catalog.unnest(u.ids) AS i (id)));
+    v_pending := threadline.known_changes(p_request, ARRAY(SELECT (p.value ->> 'change_id')::bigint FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') AS p (value) WHERE p.value -> 'key' = 'null'));
+    SELECT coalesce(pg_catalog.jsonb_agg(threadline.replay_violation(p_request, v_found[n], v_ids[n].ids, v_known) ORDER BY n), '[]') INTO v_violations
+    FROM pg_catalog.generate_subscripts(v_found, 1) AS n;
     SELECT coalesce(pg_catalog.jsonb_object_agg(threadline.qualified_name(s.relation), p_outcome #> ARRAY['rows', s.n::text]), '{}') INTO v_rows
     FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NULL;
     RETURN pg_catalog.jsonb_build_object(
@@ -191,7 +215,7 @@ BEGIN
             WHERE i.model = p_request.model AND i.name = ANY (p_request.invariants || p_request.queries)),
         'pending', (
             SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('invariant', p.value -> 'invariant', 'change_id', p.value -> 'change_id', 'due', threadline.time_of_engine((p.value ->> 'due')::bigint),
-                       'key', CASE WHEN p.value -> 'key' <> 'null' THEN p.value -> 'key' ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each((threadline.replay_change((p.value ->> 'change_id')::bigint)).table_pk) k) END) ORDER BY p.no), '[]')
+                       'key', CASE WHEN p.value -> 'key' <> 'null' THEN p.value -> 'key' ELSE v_pending -> (p.value ->> 'change_id') -> 'key' END) ORDER BY p.no), '[]')
             FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') WITH ORDINALITY AS p (value, no)),
         'violations_total', CASE WHEN p_request.stop THEN least((p_outcome ->> 'total')::bigint, 1) ELSE (p_outcome ->> 'total')::bigint END,
         'violations', v_violations,

@@ -70,8 +70,7 @@ DECLARE
     v_compiled threadline.replay_compiled;
     v_plan_invariants jsonb := '[]';
     v_inputs jsonb;
-    v_roles integer;
-    v_place integer;
+    v_places integer[];
     v_first integer;
     v_name text;
 BEGIN
@@ -107,8 +106,8 @@ BEGIN
         SELECT i.table_id FROM threadline.replay_invariants i
         WHERE i.model = p_model AND i.table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
         UNION
-        SELECT i.to_table_id FROM threadline.replay_invariants i
-        WHERE i.model = p_model AND i.to_table_id IS NOT NULL AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
+        SELECT m.table_id FROM threadline.replay_invariants i CROSS JOIN LATERAL pg_catalog.unnest(i.more_tables) AS m (table_id)
+        WHERE i.model = p_model AND (p_invariants IS NULL OR i.name = ANY (p_invariants))
         UNION
         SELECT p.table_id FROM threadline.replay_projections p
         WHERE p.model = p_model AND p.table_id IS NOT NULL AND (p_projections IS NULL OR p.name = ANY (p_projections))
@@ -147,23 +146,21 @@ BEGIN
             END IF;
             CONTINUE;
         END IF;
-        SELECT s.n INTO v_place FROM pg_catalog.unnest(v_request.sources) s
-        WHERE CASE WHEN v_invariant.projection IS NOT NULL THEN s.projection = v_invariant.projection
-                   ELSE s.table_id = v_invariant.table_id AND s.projection IS NULL END;
-        CONTINUE WHEN NOT FOUND;
+        v_places := CASE WHEN v_invariant.projection IS NOT NULL THEN
+                ARRAY(SELECT s.n FROM pg_catalog.unnest(v_request.sources) s WHERE s.projection = v_invariant.projection)
+            ELSE ARRAY(SELECT s.n FROM pg_catalog.unnest(v_invariant.table_id || v_invariant.more_tables) WITH ORDINALITY AS t (table_id, role)
+                       JOIN pg_catalog.unnest(v_request.sources) s ON s.table_id = t.table_id AND s.projection IS NULL ORDER BY t.role) END;
+        CONTINUE WHEN v_places = '{}';
         v_compiled := threadline.compile_invariant(v_invariant.name, v_invariant.kind, v_invariant.spec, v_invariant.check_at, v_invariant.projection IS NOT NULL,
-            CASE WHEN v_invariant.projection IS NOT NULL THEN threadline.state_nulls() ELSE threadline.typed_nulls(v_request.sources[v_place + 1].relation) END,
-            (SELECT threadline.typed_nulls(s.relation) FROM pg_catalog.unnest(v_request.sources) s WHERE s.table_id = v_invariant.to_table_id AND s.projection IS NULL));
+            ARRAY(SELECT CASE WHEN v_invariant.projection IS NOT NULL THEN threadline.state_nulls() ELSE threadline.typed_nulls(v_request.sources[p.n + 1].relation) END
+                  FROM pg_catalog.unnest(v_places) WITH ORDINALITY AS p (n, role) ORDER BY p.role));
         v_inputs := '[]';
-        FOR v_roles IN 0 .. CASE WHEN v_invariant.to_table_id IS NULL THEN 0 ELSE 1 END LOOP
-            IF v_roles = 1 THEN
-                SELECT s.n INTO v_place FROM pg_catalog.unnest(v_request.sources) s WHERE s.table_id = v_invariant.to_table_id AND s.projection IS NULL;
-            END IF;
-            v_source := v_request.sources[v_place + 1];
+        FOR v_role IN 1 .. pg_catalog.cardinality(v_places) LOOP
+            v_source := v_request.sources[v_places[v_role] + 1];
             v_first := pg_catalog.cardinality(v_source.inputs);
-            v_source.inputs := v_source.inputs || ARRAY(SELECT c FROM pg_catalog.unnest(v_compiled.inputs) c WHERE c.role = v_roles);
-            v_request.sources[v_place + 1] := v_source;
-            v_inputs := v_inputs || pg_catalog.jsonb_build_object('source', v_place, 'first', v_first, 'count', pg_catalog.cardinality(v_source.inputs) - v_first);
+            v_source.inputs := v_source.inputs || ARRAY(SELECT c FROM pg_catalog.unnest(v_compiled.inputs) c WHERE c.role = v_role - 1);
+            v_request.sources[v_places[v_role] + 1] := v_source;
+            v_inputs := v_inputs || pg_catalog.jsonb_build_object('source', v_places[v_role], 'first', v_first, 'count', pg_catalog.cardinality(v_source.inputs) - v_first);
         END LOOP;
         IF v_compiled.kind #>> '{Aggregate,test}' = 'Elsewhere' THEN
             v_request.tests := v_request.tests || pg_catalog.jsonb_build_object(pg_catalog.cardinality(v_request.invariants)::text, v_invariant.spec ->> 'check');

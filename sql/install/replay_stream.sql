@@ -63,7 +63,8 @@ END
 $$;
 
 -- Changes of a table that come as events, in the columns of the log: {"table", "op", "old", "new"} with the whole rows, and optionally
--- "key", "old_key" (as the log spells them), "old_exact", "new_exact", "transaction" and "statement" (numbers that do not decrease) and "actor_ref".
+-- "key", "old_key" (as the log spells them), "old_exact", "new_exact", "transaction" and "statement" (numbers that do not decrease) and "actor_ref". With op pin there is "pin" instead:
+-- {"invariant", "key", "state"}, what an invariant knows of a key before the events.
 CREATE FUNCTION threadline.changes_of_events(p_source threadline.replay_source) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -75,13 +76,13 @@ BEGIN
     RETURN format($changes$(
         SELECT e.seq AS id, e.at AS captured_at, NULL::uuid AS transaction_id, %1$s AS table_id, coalesce((e.event ->> 'statement')::integer, 0) AS statement_no,
                (SELECT max(v.version) FROM threadline.readable_version v WHERE v.table_id = %1$s) AS schema_version, o.op,
-               coalesce(e.event ->> 'key', CASE WHEN o.op <= 1 THEN %2$s ELSE %3$s END) AS key,
+               coalesce(CASE WHEN o.op = -2 THEN e.event ->> 'pin' ELSE e.event ->> 'key' END, CASE WHEN o.op <= 1 THEN %2$s ELSE %3$s END) AS key,
                CASE WHEN o.op = 5 THEN coalesce(e.event ->> 'old_key', nullif(%2$s, %3$s)) END AS old_key,
                nullif(e.event -> 'old', 'null') AS old_image, nullif(e.event -> 'new', 'null') AS new_image,
                nullif(e.event -> 'old_exact', 'null') AS old_exact, nullif(e.event -> 'new_exact', 'null') AS new_exact,
                coalesce((e.event ->> 'transaction')::bigint, e.seq) AS commit_no, e.event -> 'actor_ref' AS actor_ref
         FROM tl_events e
-        CROSS JOIN LATERAL (SELECT CASE e.event ->> 'op' WHEN 'truncate' THEN 0 WHEN 'delete' THEN 1 WHEN 'snapshot' THEN 3 WHEN 'insert' THEN 4 WHEN 'update' THEN 5 END::smallint AS op OFFSET 0) o
+        CROSS JOIN LATERAL (SELECT CASE e.event ->> 'op' WHEN 'truncate' THEN 0 WHEN 'delete' THEN 1 WHEN 'snapshot' THEN 3 WHEN 'insert' THEN 4 WHEN 'update' THEN 5 WHEN 'pin' THEN -2 END::smallint AS op OFFSET 0) o
         WHERE e.event ->> 'table' = %4$L AND o.op IS NOT NULL)$changes$,
         p_source.table_id, format(v_key, '(e.event -> ''old'')'), format(v_key, '(e.event -> ''new'')'), threadline.qualified_name(p_source.relation));
 END

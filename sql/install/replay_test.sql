@@ -39,6 +39,10 @@ AS $$
           SELECT c.name FROM threadline.readable_version v CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (name text, redact text) WHERE v.table_id = p_table_id AND c.redact IS NOT NULL) h
 $$;
 
+CREATE FUNCTION threadline.source_name(p_request threadline.replay_request, p_table_id integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN (SELECT threadline.qualified_name(s.relation) FROM unnest((p_request).sources) s WHERE s.table_id = p_table_id AND s.projection IS NULL);
+
 -- The functions, projections and invariant of a violation, as statements.
 CREATE FUNCTION threadline.test_model(p_request threadline.replay_request, p_invariant text) RETURNS SETOF text
 LANGUAGE plpgsql STABLE
@@ -68,10 +72,13 @@ BEGIN
     SELECT i.* INTO v_invariant FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = p_invariant;
     IF FOUND THEN
         RETURN NEXT pg_catalog.format(E'SELECT threadline.replay_add_invariant(%L, %L, %L, %L, %L, %L) \\g /dev/null', p_request.model, v_invariant.name, v_invariant.kind,
-            v_invariant.spec || CASE WHEN v_invariant.table_id IS NOT NULL THEN pg_catalog.jsonb_build_object('table',
-                (SELECT threadline.qualified_name(s.relation) FROM pg_catalog.unnest(p_request.sources) s WHERE s.table_id = v_invariant.table_id AND s.projection IS NULL)) ELSE '{}' END
-            || CASE WHEN v_invariant.to_table_id IS NOT NULL THEN pg_catalog.jsonb_build_object('to',
-                (SELECT threadline.qualified_name(s.relation) FROM pg_catalog.unnest(p_request.sources) s WHERE s.table_id = v_invariant.to_table_id AND s.projection IS NULL)) ELSE '{}' END,
+            v_invariant.spec || CASE WHEN v_invariant.table_id IS NOT NULL THEN pg_catalog.jsonb_build_object('table', threadline.source_name(p_request, v_invariant.table_id)) ELSE '{}' END
+            || CASE v_invariant.kind
+                   WHEN 'references' THEN pg_catalog.jsonb_build_object('to', threadline.source_name(p_request, v_invariant.more_tables[1]))
+                   WHEN 'balance' THEN CASE WHEN v_invariant.more_tables = '{}' THEN '{}' ELSE pg_catalog.jsonb_build_object('and', (
+                       SELECT pg_catalog.jsonb_agg(a.value || pg_catalog.jsonb_build_object('table', threadline.source_name(p_request, v_invariant.more_tables[a.n])) ORDER BY a.n)
+                       FROM pg_catalog.jsonb_array_elements(v_invariant.spec -> 'and') WITH ORDINALITY AS a (value, n))) END
+                   ELSE '{}' END,
             v_invariant.check_at, v_invariant.severity);
     END IF;
 END

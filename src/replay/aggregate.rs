@@ -1,12 +1,12 @@
-//! `key_bound` and `balance`: an aggregate over the rows of each group, kept up as rows come and go.
+//! `key_bound` and `balance`: an aggregate over the rows of each group, of one source or several, kept up as rows come and go.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::decimal::{Decimal, TooLong};
-use super::engine::{Document, Field, Mark, Op, Seen, Violations};
-use super::keyed::{Finding, Keyed, tuple_key};
+use super::engine::{Document, Field, Mark, Op, PinnedState, Seen, Violations};
+use super::keyed::{Entry, Finding, Keyed, tuple_key};
 use super::plan::{Aggregate, Comparison, Test};
 
 /// What a group comes to.
@@ -41,8 +41,8 @@ pub struct Aggregated {
     /// None: the query tests.
     tests: Option<Vec<(Comparison, Decimal)>>,
     groups: Keyed<Group>,
-    /// What each row counts for.
-    shares: Vec<Option<Share>>,
+    /// What each row counts for, of each source.
+    shares: Vec<Vec<Option<Share>>>,
     #[serde(skip)]
     touched: [Option<u32>; 2],
 }
@@ -61,11 +61,14 @@ impl Aggregated {
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
         let row = seen.row as usize;
-        if self.shares.len() <= row {
-            self.shares.resize(row + 1, None);
+        if self.shares.len() <= seen.input {
+            self.shares.resize(seen.input + 1, Vec::new());
+        }
+        if self.shares[seen.input].len() <= row {
+            self.shares[seen.input].resize(row + 1, None);
         }
         self.touched = [None; 2];
-        let old = self.shares[row].take();
+        let old = self.shares[seen.input][row].take();
         let new = if seen.op == Op::Delete || !seen.values[0].matches() { None } else { Some(self.share(seen)?) };
         let too_long = |_: TooLong| "a sum of more than 38 digits cannot be kept exactly".to_string();
         if let Some(old) = old {
@@ -77,7 +80,7 @@ impl Aggregated {
             self.touch(new.group, seen.mark);
             self.touched[1] = Some(new.group);
             self.add(new).map_err(too_long)?;
-            self.shares[row] = Some(new);
+            self.shares[seen.input][row] = Some(new);
         }
         Ok(())
     }
@@ -163,6 +166,36 @@ impl Aggregated {
             },
             |group| group.now.rows == 0,
         );
+    }
+
+    /// A sum or a count.
+    pub fn pin(&mut self, key: &[u8], state: &PinnedState) -> bool {
+        let value = state.value.as_ref().map(|value| value.get()).filter(|value| *value != "null");
+        let number = match (self.function, value) {
+            (_, None) => None,
+            (Aggregate::Sum | Aggregate::Count, Some(value)) => match Decimal::parse(value) {
+                Some(number) => Some(number),
+                None => return false,
+            },
+            _ => return false,
+        };
+        let counted = match (self.function, number) {
+            (Aggregate::Count, Some(number)) => number.to_string().parse().unwrap_or(0),
+            (_, Some(_)) => state.rows,
+            (_, None) => 0,
+        };
+        let group = self.groups.find_or_add(key);
+        let number = number.filter(|_| self.function == Aggregate::Sum);
+        self.groups.entry(group).state.now = Reading { rows: state.rows, counted, number };
+        true
+    }
+
+    pub fn readings(&self) -> impl Iterator<Item = (Box<[u8]>, i64, Option<String>)> {
+        let reading = |entry: &Entry<Group>| {
+            let now = entry.state.now;
+            (entry.key.clone(), now.rows, now.value(self.function))
+        };
+        self.groups.entries().map(reading)
     }
 
     pub fn violated(&mut self, entry: u32, violation: u32) {

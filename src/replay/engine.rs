@@ -253,6 +253,24 @@ pub struct Fault {
     pub reason: String,
 }
 
+/// A key's state that is given rather than made of events.
+#[derive(Deserialize)]
+pub struct Pin {
+    pub invariant: String,
+    #[serde(default)]
+    pub key: Vec<Option<String>>,
+    pub state: PinnedState,
+}
+
+#[derive(Deserialize)]
+pub struct PinnedState {
+    #[serde(default)]
+    pub rows: i64,
+    #[serde(default)]
+    pub referenced: i64,
+    pub value: Option<Box<serde_json::value::RawValue>>,
+}
+
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Last {
     mark: Mark,
@@ -491,6 +509,33 @@ impl Engine {
         if let State::Aggregate(aggregated) = &mut self.states[invariant] {
             aggregated.judged_elsewhere(of_new, holds);
         }
+    }
+
+    /// Sets what an invariant knows of a key, in place of the events that made it so. False: it is not of a kind, or no state, that can be set.
+    pub fn pin(&mut self, pin: &Pin) -> bool {
+        let key = super::keyed::tuple_key(pin.key.iter().map(|part| part.as_deref().map(str::as_bytes)));
+        let named = self.plan.invariants.iter().position(|invariant| invariant.name == pin.invariant);
+        match named.map(|number| &mut self.states[number]) {
+            Some(State::Aggregate(aggregated)) => aggregated.pin(&key, &pin.state),
+            Some(State::Unique(unique)) => unique.pin(&key, &pin.state),
+            Some(State::References(references)) => references.pin(&key, &pin.state),
+            _ => false,
+        }
+    }
+
+    /// What groups come to, of invariants with few of them: invariant, key, rows, value.
+    pub fn groups(&self) -> Vec<(usize, Box<[u8]>, i64, Option<String>)> {
+        const FEW: usize = 10;
+        let mut groups = Vec::new();
+        for (number, state) in self.states.iter().enumerate() {
+            if let State::Aggregate(aggregated) = state {
+                let mut of_this: Vec<_> = aggregated.readings().take(FEW + 1).collect();
+                if of_this.len() <= FEW {
+                    groups.extend(of_this.drain(..).map(|(key, rows, value)| (number, key, rows, value)));
+                }
+            }
+        }
+        groups
     }
 
     /// Deadlines still open: invariant, key, due time, opening event.

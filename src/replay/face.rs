@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::decimal::Decimal;
-use super::engine::{Detail, Document, Engine, Event, Fault, Field, Op, Violation};
+use super::engine::{Detail, Document, Engine, Event, Fault, Field, Op, Pin, Violation};
 use super::image_sum;
 use super::keyed::parts_of;
 use super::plan::Plan;
@@ -30,6 +30,9 @@ thread_local! {
 
 /// The log's op of a mark: every row of the source ends.
 const ALL_END: i16 = -1;
+
+/// The key says what is known of a key of an invariant: see `Pin`.
+const PIN: i16 = -2;
 
 /// The transaction ended.
 pub fn forget() {
@@ -82,17 +85,22 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
         let source = field(1).map_or(0, Value::as_i32) as usize;
         let rows = run.engine.rows(source);
         let key = call.text(8).unwrap_or_default();
+        if field(2).map(Value::as_i16) == Some(PIN) {
+            let pin: Pin = serde_json::from_slice(key).map_err(unreadable)?;
+            return if run.engine.pin(&pin) { Ok(false) } else { Err(Error::NotPinnable { invariant: pin.invariant }) };
+        }
         let states = [14, 15].map(|place| call.value(place));
         let op = match field(2).map_or(0, Value::as_i16) {
-            ALL_END => Op::AllEnd,
-            op::TRUNCATE | op::DELETE => Op::Delete,
-            op::SNAPSHOT => Op::Snapshot,
             // A projection's key is there once it has a state.
-            _ if rows.is_projection => match (states[0], states[1]) {
+            given if rows.is_projection => match (states[0], states[1]) {
                 (_, None) => Op::Delete,
+                (_, Some(_)) if given == op::SNAPSHOT => Op::Snapshot,
                 (None, Some(_)) => Op::Insert,
                 (Some(_), Some(_)) => Op::Update,
             },
+            ALL_END => Op::AllEnd,
+            op::TRUNCATE | op::DELETE => Op::Delete,
+            op::SNAPSHOT => Op::Snapshot,
             op::INSERT => Op::Insert,
             _ => Op::Update,
         };
@@ -211,6 +219,15 @@ struct Outcome<'r> {
     unknown: Vec<Unknown>,
     rows: Vec<u64>,
     fed: Vec<u64>,
+    groups: Vec<Group>,
+}
+
+#[derive(Serialize)]
+struct Group {
+    invariant: usize,
+    key: Option<Vec<Option<String>>>,
+    rows: i64,
+    value: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize)]
@@ -314,6 +331,16 @@ pub fn run_end(call: &mut Call) -> pg_sys::Datum {
                 .filter(|unknown| unknown.times > 0)
                 .collect(),
             rows: (0..engine.plan.sources.len()).map(|source| engine.rows(source).live()).collect(),
+            groups: engine
+                .groups()
+                .into_iter()
+                .map(|(invariant, key, rows, value)| Group {
+                    invariant,
+                    key: shown_key(engine, invariant, &key),
+                    rows,
+                    value: value.and_then(|value| RawValue::from_string(value).ok()),
+                })
+                .collect(),
             fed: (0..engine.plan.sources.len()).map(|source| engine.rows(source).fed).collect(),
         };
         serde_json::to_string(&outcome).map_err(unreadable)

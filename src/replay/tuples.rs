@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Document, Op, Seen, Violations};
+use super::engine::{Document, Op, PinnedState, Seen, Violations};
 use super::keyed::{Finding, Keyed, tuple_key};
 
 /// Rows that bear a tuple: those counted, and of a reference those referred to; now and at the last check point.
@@ -48,6 +48,12 @@ impl Tuples {
         self.borne[side][row] = new;
     }
 
+    fn pin(&mut self, key: &[u8], state: &PinnedState) -> bool {
+        let tuple = self.keys.find_or_add(key);
+        self.keys.entry(tuple).state.now = [state.rows, state.referenced];
+        true
+    }
+
     fn check(
         &mut self,
         last_event: i64,
@@ -87,6 +93,10 @@ impl Unique {
         self.0.check(last_event, found, fails, show);
     }
 
+    pub fn pin(&mut self, key: &[u8], state: &PinnedState) -> bool {
+        self.0.pin(key, state)
+    }
+
     pub fn violated(&mut self, entry: u32, violation: u32) {
         self.0.keys.violated(entry, violation);
     }
@@ -113,6 +123,10 @@ impl References {
             (rows > 0 || referenced > 0).then(|| format!("{{\"rows\": {rows}, \"referenced\": {referenced}}}"))
         };
         self.0.check(last_event, found, fails, show);
+    }
+
+    pub fn pin(&mut self, key: &[u8], state: &PinnedState) -> bool {
+        self.0.pin(key, state)
     }
 
     pub fn violated(&mut self, entry: u32, violation: u32) {

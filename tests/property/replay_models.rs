@@ -280,7 +280,9 @@ impl Batch<'_> {
         let found = replay_check(self.s, model, all, self.changes, invariants);
         self.compare(model, &found, &lines, Some(&answer));
         let found = replay_check(self.s, model, ", stop_on_first_failure => true", self.changes, invariants);
-        self.compare(&format!("{model}, first"), &found, &lines[..lines.len().min(1)], None);
+        // It reads no further, so it does not know of a repair.
+        let first: Vec<_> = lines.iter().take(1).map(|line| Line { repaired_at: None, ..line.clone() }).collect();
+        self.compare(&format!("{model}, first"), &found, &first, None);
 
         // Up to a commit, which is in it; and a little before the next.
         let until = r.pick(&self.happened.transactions).at;

@@ -161,7 +161,11 @@ fn projected_state(p: &Projection, events: &[Event], to: usize, key: &Texts) -> 
 }
 
 fn projected(p: &Projection, check: fn(&Row) -> Option<bool>, stretch: &Stretch) -> Vec<Finding> {
-    let keys = |event: &Event| if event.table == p.source { vec![vec![(p.key.of)(event.subject())]] } else { vec![] };
+    // An event without a key is skipped.
+    let keys = |event: &Event| match (p.key.of)(event.subject()) {
+        Some(key) if event.table == p.source => vec![vec![Some(key)]],
+        _ => vec![],
+    };
     touched(stretch, keys)
         .into_iter()
         .map(|(key, named)| {
