@@ -269,7 +269,7 @@ BEGIN
     IF p_request.until = 'infinity' THEN
         INSERT INTO pg_temp.threadline_bisect_transaction
         SELECT 9223372036854775807, x.id, pg_catalog.now(), x.actor_ref, pg_catalog.lower(x.change_ids)
-        FROM threadline.readable_transaction x WHERE x.commit_no IS NULL AND v_end = 9223372036854775807;
+        FROM threadline.pending_transaction() x WHERE v_end = 9223372036854775807;
     END IF;
     FOREACH v_table IN ARRAY v_tables LOOP
         v_loaded := v_loaded || threadline.bisect_load(v_table, 0);

@@ -118,7 +118,7 @@ BEGIN
     END IF;
     RETURN pg_catalog.jsonb_build_object(
         'invariant', v_name, 'kind', v_kind, 'severity', CASE WHEN v_invariant IS NULL THEN 'error' ELSE v_invariant.severity END,
-        'check_at', CASE WHEN v_invariant IS NOT NULL THEN v_invariant.check_at END,
+        'check_at', CASE WHEN NOT (v_invariant IS NULL) THEN v_invariant.check_at END,
         'key', CASE WHEN p_found -> 'key' <> 'null' THEN p_found -> 'key'
                     ELSE (SELECT pg_catalog.jsonb_agg(k.value) FROM pg_catalog.jsonb_each(v_change.table_pk) k) END,
         'table_schema', v_change.table_schema, 'table_name', v_change.table_name, 'table_pk', v_change.table_pk,
@@ -191,7 +191,7 @@ DECLARE
     v_run record;
     v_queries jsonb;
 BEGIN
-    v_run := threadline.replay_execute(p_request, NULL, NULL, false);
+    v_run := threadline.execute_request(p_request);
     IF pg_catalog.cardinality(p_request.queries) > 0 THEN
         v_queries := threadline.watch_queries(p_request, CASE WHEN p_request.stop THEN threadline.place_found(v_run.outcome #> '{violations,0}') END);
     END IF;
