@@ -49,6 +49,9 @@ CREATE TABLE threadline.replay_saved_run (
     saved_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 
+-- To compress it takes longer than to read it.
+ALTER TABLE threadline.replay_saved_run ALTER COLUMN state SET STORAGE EXTERNAL;
+
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_model', '');
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_projection', '');
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_invariant', '');

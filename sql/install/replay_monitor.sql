@@ -34,23 +34,23 @@ LANGUAGE sql STABLE
 RETURN pg_catalog.jsonb_build_array(pg_catalog.current_schemas(false), pg_catalog.current_setting('timezone'), pg_catalog.current_setting('datestyle'));
 
 -- Which changes a run that ended at a commit has not seen, as a condition for replay_execute, and about how many they are. A long
--- transaction's are older than the commit.
+-- transaction's may be older than the commit. All have their transaction: without it are only those that a purge left, and that begins anew.
 CREATE FUNCTION threadline.new_changes(p_commit_no bigint, p_until timestamptz, OUT condition text, OUT change_count bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format(' AND c.id >= %s AND CASE WHEN x.id IS NULL THEN c.id ELSE coalesce(x.commit_no, 9223372036854775807) END > %s',
-                  least(min(n.first_id), p_commit_no + 1), p_commit_no),
+    SELECT format(' AND c.id >= %s AND x.id >= %L AND coalesce(x.commit_no, 9223372036854775807) > %s',
+                  least(min(n.first_id), p_commit_no), coalesce((array_agg(n.id ORDER BY n.id))[1], 'ffffffff-ffff-ffff-ffff-ffffffffffff'), p_commit_no),
            coalesce(sum(n.change_count)::bigint, 0)
-    FROM (SELECT lower(x.change_ids) AS first_id, x.change_count
+    FROM (SELECT x.id, lower(x.change_ids) AS first_id, x.change_count
           FROM threadline.transactions_between(p_commit_no, p_until, 9223372036854775807, 'infinity') x
           UNION ALL
-          SELECT lower(x.change_ids), x.change_count FROM threadline.pending_transaction() x) n
+          SELECT x.id, lower(x.change_ids), x.change_count FROM threadline.pending_transaction() x) n
 $$;
 
--- The same run with a plan for few changes: each one's transaction is looked up. The log's statistics may know nothing of them.
+-- The same run with a plan for few changes, by their ids, and few transactions. The log's statistics may know nothing of them.
 CREATE FUNCTION threadline.resume_quickly(p_request threadline.replay_request, p_state bytea, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
 LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off
 AS $$
 DECLARE
     v_run record;

@@ -82,6 +82,7 @@ DECLARE
     v_before jsonb := p_found #> '{states,0}';
     v_after jsonb := p_found #> '{states,1}';
     v_events jsonb;
+    v_ids bigint[];
     v_id constant bigint := (p_found ->> 'change_id')::bigint;
 BEGIN
     IF v_name IS NULL THEN
@@ -106,15 +107,17 @@ BEGIN
         EXECUTE pg_catalog.format(E'SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(''change_id'', e.seq, ''at'', e.at, ''event'', e.event) ORDER BY e.seq) FROM (%s\n) AS e (seq, at, event) WHERE e.seq = ANY ($1)', p_request.events)
         INTO v_events USING ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) || v_id;
     ELSE
+        -- First their ids: a query in the condition would have the log read as a whole.
+        v_ids := v_id || CASE WHEN p_found -> 'key' = 'null' OR p_found -> 'recent' = '[]' THEN
+                                  ARRAY(SELECT c.id FROM threadline.readable_place_newest c
+                                        WHERE c.table_id = v_change.table_id AND c.row_key = v_change.row_key AND c.key = v_change.key AND c.id <= v_id AND c.op <> 2 LIMIT 10)
+                              ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END;
         SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                    'change_id', e.id, 'table_name', e.table_name, 'table_pk', e.table_pk, 'op', e.op_name, 'transaction_id', e.transaction_id, 'captured_at', e.captured_at,
                    'changed_fields', e.changed_fields, 'changed_from', e.old_image, 'data_after', e.new_image) ORDER BY e.id)
         INTO v_events
         FROM threadline.readable_change e
-        WHERE e.id = ANY (CASE WHEN p_found -> 'key' = 'null' OR p_found -> 'recent' = '[]' THEN
-                              ARRAY(SELECT c.id FROM threadline.readable_place_newest c
-                                    WHERE c.table_id = v_change.table_id AND c.row_key = v_change.row_key AND c.key = v_change.key AND c.id <= v_id AND c.op <> 2 LIMIT 10)
-                          ELSE ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(p_found -> 'recent') AS r (id)) END || v_id);
+        WHERE e.id = ANY (v_ids);
     END IF;
     RETURN pg_catalog.jsonb_build_object(
         'invariant', v_name, 'kind', v_kind, 'severity', CASE WHEN v_invariant IS NULL THEN 'error' ELSE v_invariant.severity END,
