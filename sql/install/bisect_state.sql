@@ -143,8 +143,8 @@ CREATE FUNCTION threadline.bisect_steps(p_tables threadline.bisect_table[]) RETU
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE 'CREATE TEMPORARY TABLE threadline_bisect_step AS SELECT c.commit_no, array_agg(DISTINCT c.n) AS tables, count(*) AS row_count FROM ('
-        || (SELECT string_agg(format('SELECT %I AS commit_no, %s AS n FROM pg_temp.threadline_bisect_change_%s', t.prefix || 'commit_no', t.n, t.n), ' UNION ALL ')
+    EXECUTE 'CREATE TEMPORARY TABLE threadline_bisect_step AS SELECT c.commit_no, array_agg(DISTINCT c.n) AS tables, count(*) FILTER (WHERE c.is_row) AS row_count FROM ('
+        || (SELECT string_agg(format('SELECT %I AS commit_no, %s AS n, %I IS NOT NULL AS is_row FROM pg_temp.threadline_bisect_change_%s', t.prefix || 'commit_no', t.n, t.prefix || 'row_id', t.n), ' UNION ALL ')
             FROM unnest(p_tables) t)
         || ') c GROUP BY c.commit_no';
     PERFORM threadline.drop_together('pg_temp.threadline_bisect_step'::regclass, 'pg_temp.threadline_bisect_transaction'::regclass);

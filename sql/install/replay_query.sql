@@ -209,8 +209,9 @@ DECLARE
     v_more bigint := 0;
     v_doubts jsonb := '[]';
     v_step record;
-    v_last record;
-    v_has_last boolean := false;
+    v_last_no bigint;
+    v_last_at timestamptz;
+    v_last_id uuid;
     v_answer jsonb;
     v_key text;
     v_is_due boolean;
@@ -291,7 +292,7 @@ BEGIN
         -- First the check points between the last step and this one, then those after it.
         FOR v_phase IN 0 .. 1 LOOP
             IF v_phase = 0 THEN
-                CONTINUE WHEN NOT v_has_last;
+                CONTINUE WHEN v_last_no IS NULL;
             ELSE
                 EXIT WHEN v_step.commit_no IS NULL;
                 v_stale := v_stale + threadline.bisect_apply(v_loaded, v_step.tables, v_step.commit_no - 1, v_step.commit_no);
@@ -299,15 +300,16 @@ BEGIN
                     PERFORM threadline.bisect_compact(v_loaded);
                     v_stale := 0;
                 END IF;
-                v_last := v_step;
-                v_has_last := true;
+                v_last_no := v_step.commit_no;
+                v_last_at := v_step.committed_at;
+                v_last_id := v_step.id;
             END IF;
             FOR v_no IN 1 .. v_count LOOP
                 v_check := v_checks[v_no];
                 v_is_due := v_phase = 0 AND v_step.commit_no IS NULL;
                 IF v_phase = 0 AND NOT v_is_due THEN
                     v_is_due := v_check ? 'Slices'
-                        AND pg_catalog.floor(extract(epoch FROM v_last.committed_at) * 1000000 / (v_check ->> 'Slices')::numeric)
+                        AND pg_catalog.floor(extract(epoch FROM v_last_at) * 1000000 / (v_check ->> 'Slices')::numeric)
                             <> pg_catalog.floor(extract(epoch FROM v_step.committed_at) * 1000000 / (v_check ->> 'Slices')::numeric);
                 ELSIF v_phase = 1 AND v_step.tables && v_places[v_no]::integer[] THEN
                     v_touched[v_no] := true;
@@ -315,15 +317,15 @@ BEGIN
                         OR v_check ? 'Events' AND v_changed[v_no] / (v_check ->> 'Events')::bigint <> (v_changed[v_no] + v_step.row_count) / (v_check ->> 'Events')::bigint;
                     v_changed[v_no] := v_changed[v_no] + v_step.row_count;
                 END IF;
-                CONTINUE WHEN NOT (v_is_due AND v_touched[v_no] AND coalesce(v_last.commit_no >= v_known[v_no], false));
+                CONTINUE WHEN NOT (v_is_due AND v_touched[v_no] AND coalesce(v_last_no >= v_known[v_no], false));
                 v_answer := threadline.query_answer(
-                    threadline.query_note(p_request.model, p_request.queries[v_no], pg_catalog.format('after transaction %s, committed at %s', v_last.id, v_last.committed_at)), v_sql[v_no]);
+                    threadline.query_note(p_request.model, p_request.queries[v_no], pg_catalog.format('after transaction %s, committed at %s', v_last_id, v_last_at)), v_sql[v_no]);
                 v_runs[v_no] := v_runs[v_no] + 1;
                 v_touched[v_no] := false;
                 FOR v_key IN SELECT k.key FROM pg_catalog.jsonb_object_keys(v_now[v_no]) AS k (key) WHERE NOT v_answer ? k.key LOOP
                     IF v_open[v_no] ? v_key THEN
                         v_found[(v_open[v_no] ->> v_key)::integer] := v_found[(v_open[v_no] ->> v_key)::integer]
-                            || pg_catalog.jsonb_build_object('repaired_at', threadline.engine_time(v_last.committed_at));
+                            || pg_catalog.jsonb_build_object('repaired_at', threadline.engine_time(v_last_at));
                         v_open[v_no] := v_open[v_no] - v_key;
                     END IF;
                 END LOOP;
@@ -333,21 +335,21 @@ BEGIN
                         v_more := v_more + 1;
                         CONTINUE;
                     END IF;
-                    v_change := coalesce(v_change, threadline.last_change_of(v_last.id,
+                    v_change := coalesce(v_change, threadline.last_change_of(v_last_id,
                         ARRAY(SELECT t.table_id FROM pg_catalog.unnest(v_tables) t WHERE t.n = ANY (v_places[v_no]::integer[]))));
                     v_found := v_found || pg_catalog.jsonb_build_object(
-                        'invariant', v_no - 1, 'key', v_key::jsonb, 'step', NULL, 'change_id', v_change, 'time', threadline.engine_time(v_last.committed_at),
-                        'found_at', threadline.engine_time(v_last.committed_at), 'states', pg_catalog.jsonb_build_array('[]'::jsonb, v_answer #> ARRAY[v_key, 'rows']),
-                        'event', NULL, 'recent', '[]'::jsonb, 'repaired_at', NULL, 'place', v_last.commit_no,
+                        'invariant', v_no - 1, 'key', v_key::jsonb, 'step', NULL, 'change_id', v_change, 'time', threadline.engine_time(v_last_at),
+                        'found_at', threadline.engine_time(v_last_at), 'states', pg_catalog.jsonb_build_array('[]'::jsonb, v_answer #> ARRAY[v_key, 'rows']),
+                        'event', NULL, 'recent', '[]'::jsonb, 'repaired_at', NULL, 'place', v_last_no,
                         'reason', pg_catalog.format('the query returns %s', CASE WHEN v_answer #>> ARRAY[v_key, 'n'] = '1' THEN '1 row' ELSE (v_answer #>> ARRAY[v_key, 'n']) || ' rows' END));
                     v_open[v_no] := v_open[v_no] || pg_catalog.jsonb_build_object(v_key, pg_catalog.cardinality(v_found));
                 END LOOP;
                 v_now[v_no] := v_answer;
             END LOOP;
-            EXIT WHEN p_request.stop AND v_last.committed_at > v_since AND v_found <> '{}'
+            EXIT WHEN p_request.stop AND v_last_at > v_since AND v_found <> '{}'
                 AND EXISTS (SELECT FROM pg_catalog.unnest(v_found) f WHERE threadline.is_reported(f, v_since));
         END LOOP;
-        EXIT WHEN p_request.stop AND v_has_last AND v_last.committed_at > v_since AND v_found <> '{}'
+        EXIT WHEN p_request.stop AND v_last_at > v_since AND v_found <> '{}'
             AND EXISTS (SELECT FROM pg_catalog.unnest(v_found) f WHERE threadline.is_reported(f, v_since));
     END LOOP;
     DROP TABLE pg_temp.threadline_bisect_transaction;
@@ -366,7 +368,7 @@ RETURN (p_found ->> 'found_at')::bigint > threadline.engine_time(p_since) OR coa
 
 -- The commit after which the engine found a violation: its own transaction's, or of the last one by the time when it was found.
 CREATE FUNCTION threadline.place_found(p_found jsonb) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN p_found -> 'found_at' = p_found -> 'time'
             THEN coalesce(((threadline.replay_change((p_found ->> 'change_id')::bigint)).transaction ->> 'commit_no')::bigint, 9223372036854775807)
             ELSE coalesce(threadline.horizon_at_once(threadline.time_of_engine((p_found ->> 'found_at')::bigint)), 0) END;
