@@ -138,13 +138,13 @@ BEGIN
 END
 $$;
 
--- Which transactions touched which of the tables, in commit order, and how many rows of them.
+-- Which transactions touched which of the tables, in commit order, and how many rows of each.
 CREATE FUNCTION threadline.bisect_steps(p_tables threadline.bisect_table[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE 'CREATE TEMPORARY TABLE threadline_bisect_step AS SELECT c.commit_no, array_agg(DISTINCT c.n) AS tables, count(*) FILTER (WHERE c.is_row) AS row_count FROM ('
-        || (SELECT string_agg(format('SELECT %I AS commit_no, %s AS n, %I IS NOT NULL AS is_row FROM pg_temp.threadline_bisect_change_%s', t.prefix || 'commit_no', t.n, t.prefix || 'row_id', t.n), ' UNION ALL ')
+    EXECUTE 'CREATE TEMPORARY TABLE threadline_bisect_step AS SELECT c.commit_no, array_agg(c.n ORDER BY c.n) AS tables, array_agg(c.row_count ORDER BY c.n) AS row_counts FROM ('
+        || (SELECT string_agg(format('SELECT %1$I AS commit_no, %2$s AS n, count(%3$I) AS row_count FROM pg_temp.threadline_bisect_change_%2$s GROUP BY %1$I', t.prefix || 'commit_no', t.n, t.prefix || 'row_id'), ' UNION ALL ')
             FROM unnest(p_tables) t)
         || ') c GROUP BY c.commit_no';
     PERFORM threadline.drop_together('pg_temp.threadline_bisect_step'::regclass, 'pg_temp.threadline_bisect_transaction'::regclass);

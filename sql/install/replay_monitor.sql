@@ -296,10 +296,18 @@ SELECT pg_catalog.pg_extension_config_dump('threadline.replay_monitor', '');
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_failure', '');
 
 CREATE VIEW threadline.replay_monitors AS
-SELECT m.model, m.notify, m.enabled, m.definitions, m.defined_by, m.defined_at, m.run_at, m.verdict, m.error, s.until_at
+SELECT m.model, m.notify, m.enabled, m.definitions, m.defined_by, m.defined_at, m.run_at, m.verdict,
+       -- A message may hold values of rows.
+       CASE WHEN m.verdict OPERATOR(pg_catalog.<>) 'error'
+              OR NOT EXISTS (SELECT FROM threadline.replay_invariant i CROSS JOIN LATERAL (VALUES (i.table_id), (i.to_table_id)) AS t (table_id)
+                             WHERE i.model OPERATOR(pg_catalog.=) m.model AND t.table_id OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT r.table_id FROM threadline.readable_table r)))
+                 AND NOT EXISTS (SELECT FROM threadline.replay_projection p
+                                 WHERE p.model OPERATOR(pg_catalog.=) m.model AND p.table_id OPERATOR(pg_catalog.<>) ALL (ARRAY(SELECT r.table_id FROM threadline.readable_table r)))
+            THEN m.error END AS error,
+       s.until_at
 FROM threadline.replay_monitor m
 LEFT JOIN threadline.replay_saved_run s ON s.model = m.model;
-COMMENT ON VIEW threadline.replay_monitors IS 'The monitors, who defined each, and how its last run went; until_at: how far its model is verified.';
+COMMENT ON VIEW threadline.replay_monitors IS 'The monitors, who defined each, and how its last run went; error: why it was skipped or failed, the latter for who may read the tables; until_at: how far its model is verified.';
 
 CREATE VIEW threadline.replay_failures WITH (security_barrier) AS
 SELECT f.model, f.invariant, f.key, f.change_id, f.transaction_id, f.at, f.first_repaired_at, f.fingerprint, f.recorded_at, f.document, f.found_key

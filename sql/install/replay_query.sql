@@ -215,7 +215,9 @@ DECLARE
     v_answer jsonb;
     v_key text;
     v_is_due boolean;
+    v_rows bigint;
     v_stale bigint := 0;
+    v_most bigint := 20000;
     v_check jsonb;
     v_change bigint;
 BEGIN
@@ -284,7 +286,7 @@ BEGIN
     END LOOP;
 
     FOR v_step IN
-        SELECT s.commit_no, s.tables, s.row_count, x.id, x.committed_at
+        SELECT s.commit_no, s.tables, s.row_counts, x.id, x.committed_at
         FROM pg_temp.threadline_bisect_step s JOIN pg_temp.threadline_bisect_transaction x ON x.commit_no = s.commit_no
         UNION ALL SELECT NULL, NULL, NULL, NULL, NULL
         ORDER BY 1 NULLS LAST
@@ -296,9 +298,11 @@ BEGIN
             ELSE
                 EXIT WHEN v_step.commit_no IS NULL;
                 v_stale := v_stale + threadline.bisect_apply(v_loaded, v_step.tables, v_step.commit_no - 1, v_step.commit_no);
-                IF v_stale > 20000 THEN
+                IF v_stale > v_most THEN
                     PERFORM threadline.bisect_compact(v_loaded);
                     v_stale := 0;
+                    v_most := 20000 + (SELECT pg_catalog.sum(c.reltuples) FROM pg_catalog.unnest(v_loaded) t
+                                       JOIN pg_catalog.pg_class c ON c.oid = pg_catalog.to_regclass('pg_temp.threadline_bisect_state_' || t.n));
                 END IF;
                 v_last_no := v_step.commit_no;
                 v_last_at := v_step.committed_at;
@@ -313,9 +317,13 @@ BEGIN
                             <> pg_catalog.floor(extract(epoch FROM v_step.committed_at) * 1000000 / (v_check ->> 'Slices')::numeric);
                 ELSIF v_phase = 1 AND v_step.tables && v_places[v_no]::integer[] THEN
                     v_touched[v_no] := true;
-                    v_is_due := v_check IN ('"Event"', '"Statement"', '"Commit"')
-                        OR v_check ? 'Events' AND v_changed[v_no] / (v_check ->> 'Events')::bigint <> (v_changed[v_no] + v_step.row_count) / (v_check ->> 'Events')::bigint;
-                    v_changed[v_no] := v_changed[v_no] + v_step.row_count;
+                    v_is_due := v_check IN ('"Event"', '"Statement"', '"Commit"');
+                    IF v_check ? 'Events' THEN
+                        v_rows := (SELECT pg_catalog.sum(r.row_count) FROM ROWS FROM (pg_catalog.unnest(v_step.tables), pg_catalog.unnest(v_step.row_counts)) AS r (n, row_count)
+                                   WHERE r.n = ANY (v_places[v_no]::integer[]));
+                        v_is_due := v_changed[v_no] / (v_check ->> 'Events')::bigint <> (v_changed[v_no] + v_rows) / (v_check ->> 'Events')::bigint;
+                        v_changed[v_no] := v_changed[v_no] + v_rows;
+                    END IF;
                 END IF;
                 CONTINUE WHEN NOT (v_is_due AND v_touched[v_no] AND coalesce(v_last_no >= v_known[v_no], false));
                 v_answer := threadline.query_answer(
