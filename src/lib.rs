@@ -53,13 +53,15 @@ extension_sql_file!("../sql/install/replay_invariant.sql", name = "replay_invari
 extension_sql_file!("../sql/install/replay_stream.sql", name = "replay_stream", requires = ["replay_invariant"]);
 extension_sql_file!("../sql/install/replay_run.sql", name = "replay_run", requires = ["replay_stream"]);
 extension_sql_file!("../sql/install/replay_result.sql", name = "replay_result", requires = ["replay_run"]);
-extension_sql_file!("../sql/install/replay_check.sql", name = "replay_check", requires = ["replay_result"]);
+extension_sql_file!("../sql/install/replay_query.sql", name = "replay_query", requires = ["replay_result"]);
+extension_sql_file!("../sql/install/replay_check.sql", name = "replay_check", requires = ["replay_query"]);
 extension_sql_file!("../sql/install/replay_why.sql", name = "replay_why", requires = ["replay_check"]);
 extension_sql_file!("../sql/install/replay_cause.sql", name = "replay_cause", requires = ["replay_why"]);
 extension_sql_file!("../sql/install/replay_without.sql", name = "replay_without", requires = ["replay_cause"]);
 extension_sql_file!("../sql/install/replay_test.sql", name = "replay_test", requires = ["replay_without"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay_test"]);
-extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
+extension_sql_file!("../sql/install/replay_monitor.sql", name = "replay_monitor", requires = ["replay_report"]);
+extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_monitor"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
 extension_sql_file!("../sql/install/coverage.sql", name = "coverage", requires = ["operate"]);
 extension_sql_file!("../sql/install/schema_capture.sql", name = "schema_capture", requires = ["coverage"]);

@@ -60,6 +60,10 @@ mod readme;
 mod redaction;
 #[path = "client/replay.rs"]
 mod replay;
+#[path = "client/replay_monitor.rs"]
+mod replay_monitor;
+#[path = "client/replay_query.rs"]
+mod replay_query;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
 #[path = "client/restore.rs"]

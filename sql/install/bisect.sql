@@ -49,7 +49,16 @@ BEGIN
             MESSAGE = format('good, %s, is not before bad, %s', p_good, p_bad),
             HINT = 'good is a time when the predicate was still false, bad a later one.';
     END IF;
-    PERFORM threadline.require_temporary('incident_bisect', 'SELECT EXISTS (SELECT FROM threadline.audit_as_of(NULL::accounts, ''2024-03-15 10:30Z'') WHERE balance < 0); for times between good and bad, each time in the middle.');
+    PERFORM threadline.bisect_open('incident_bisect', 'SELECT EXISTS (SELECT FROM threadline.audit_as_of(NULL::accounts, ''2024-03-15 10:30Z'') WHERE balance < 0); for times between good and bad, each time in the middle.');
+END
+$$;
+
+-- Begins to go through states, on behalf of p_caller; p_instead: what can be done where that cannot.
+CREATE FUNCTION threadline.bisect_open(p_caller text, p_instead text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM threadline.require_temporary(p_caller, p_instead);
     IF threadline.time_travelling_at() IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'object_not_in_prerequisite_state',
@@ -121,7 +130,7 @@ END
 $$;
 
 -- The tables that the predicate names, with what is known of them at good. p_named: what bisect_named found.
-CREATE FUNCTION threadline.bisect_tables(p_named regclass[], p_horizon bigint) RETURNS threadline.bisect_table[]
+CREATE FUNCTION threadline.bisect_tables(p_named regclass[], p_horizon bigint, p_what text DEFAULT 'the predicate') RETURNS threadline.bisect_table[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -136,7 +145,7 @@ BEGIN
         IF v_kind IN ('v', 'm') THEN
             RAISE EXCEPTION USING
                 ERRCODE = 'feature_not_supported',
-                MESSAGE = format('the predicate reads view %s, which would show the present', threadline.qualified_name(v_relation)),
+                MESSAGE = format('%s reads view %s, which would show the present', p_what, threadline.qualified_name(v_relation)),
                 HINT = 'Write out its query over the tables: SELECT pg_get_viewdef(' || quote_literal(threadline.qualified_name(v_relation)) || ', true);';
         END IF;
         SELECT t.table_id INTO v_table.table_id FROM threadline.readable_table t WHERE t.relation = v_relation;
@@ -177,7 +186,7 @@ BEGIN
     IF cardinality(v_tables) = 0 THEN
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_object',
-            MESSAGE = 'the predicate names no table under capture',
+            MESSAGE = format('%s names no table under capture', p_what),
             DETAIL = format('It names %s.', coalesce(nullif(array_to_string(p_named, ', '), ''), 'no table at all')),
             HINT = 'SELECT table_schema, table_name, enabled_at FROM threadline.audit_tables;';
     END IF;
@@ -186,7 +195,7 @@ END
 $$;
 
 -- Such names would go on meaning the present.
-CREATE FUNCTION threadline.bisect_refuse_qualified(p_relations regclass[]) RETURNS void
+CREATE FUNCTION threadline.bisect_refuse_qualified(p_relations regclass[], p_what text DEFAULT 'the predicate') RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -197,7 +206,7 @@ BEGIN
     IF v_name IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'feature_not_supported',
-            MESSAGE = format('the predicate names table %s with its schema, which would show the present', v_name),
+            MESSAGE = format('%s names table %s with its schema, which would show the present', p_what, v_name),
             HINT = 'Write the table''s name alone, with its schema on search_path.';
     END IF;
 END

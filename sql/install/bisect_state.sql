@@ -1,4 +1,4 @@
--- The tables that incident_bisect goes through: in temporary tables, one a table that the predicate names, behind temporary views of the
+-- The tables that incident_bisect and invariants of kind query go through: in temporary tables, one a table that the predicate names, behind temporary views of the
 -- tables' names; what each transaction of the window made of their rows stands beside, typed, and is applied in commit order.
 -- Everything made here goes with pg_temp.threadline_bisect_transaction.
 
@@ -128,7 +128,8 @@ BEGIN
     END IF;
     EXECUTE format('ANALYZE %s', v_state);
 
-    SELECT min(x.first_id), max(x.commit_no) INTO v_first, v_end FROM pg_temp.threadline_bisect_transaction x;
+    -- What is older than the baseline is in no state: who begins there has no use for it either.
+    SELECT greatest(min(x.first_id), p_table.first_change_id), max(x.commit_no) INTO v_first, v_end FROM pg_temp.threadline_bisect_transaction x;
     EXECUTE threadline.bisect_change_statement(p_table) USING p_table.table_id, v_first, v_end;
     EXECUTE format('CREATE INDEX ON %s (%s)', v_change, v_commit_no);
     EXECUTE format('ANALYZE %s', v_change);
@@ -137,13 +138,13 @@ BEGIN
 END
 $$;
 
--- Which transactions touched which of the tables, in commit order.
+-- Which transactions touched which of the tables, in commit order, and how many rows of each.
 CREATE FUNCTION threadline.bisect_steps(p_tables threadline.bisect_table[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE 'CREATE TEMPORARY TABLE threadline_bisect_step AS SELECT c.commit_no, array_agg(DISTINCT c.n) AS tables FROM ('
-        || (SELECT string_agg(format('SELECT %I AS commit_no, %s AS n FROM pg_temp.threadline_bisect_change_%s', t.prefix || 'commit_no', t.n, t.n), ' UNION ALL ')
+    EXECUTE 'CREATE TEMPORARY TABLE threadline_bisect_step AS SELECT c.commit_no, array_agg(c.n ORDER BY c.n) AS tables, array_agg(c.row_count ORDER BY c.n) AS row_counts FROM ('
+        || (SELECT string_agg(format('SELECT %1$I AS commit_no, %2$s AS n, count(%3$I) AS row_count FROM pg_temp.threadline_bisect_change_%2$s GROUP BY %1$I', t.prefix || 'commit_no', t.n, t.prefix || 'row_id'), ' UNION ALL ')
             FROM unnest(p_tables) t)
         || ') c GROUP BY c.commit_no';
     PERFORM threadline.drop_together('pg_temp.threadline_bisect_step'::regclass, 'pg_temp.threadline_bisect_transaction'::regclass);

@@ -254,7 +254,7 @@ AS $$
     WHERE p.known_at IS NULL;
 $$;
 
-CREATE FUNCTION threadline.audit_maintain() RETURNS jsonb
+CREATE FUNCTION threadline.upkeep() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '300ms'
@@ -290,8 +290,19 @@ BEGIN
 END
 $$;
 
+-- With the rights of the caller, for monitors run the expressions of users. They come first: upkeep may keep locks on the log.
+CREATE FUNCTION threadline.audit_maintain() RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    monitors CONSTANT jsonb := (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(m)), '[]') FROM threadline.replay_run_monitors() AS m);
+BEGIN
+    RETURN threadline.upkeep() || pg_catalog.jsonb_build_object('monitors', monitors);
+END
+$$;
+
 COMMENT ON FUNCTION threadline.audit_maintain() IS
-    'Upkeep, safe at any time: makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time, sums up audit_cost()''s counts, and notes which prepared transactions are committed: answers of times since they were prepared are complete from then on. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
+    'Upkeep, safe at any time: runs the monitors (replay_run_monitors, with the caller''s rights), makes the log''s partitions for this month and the next two (UTC) and empties the default partition into those of past months, follows renamed, dropped and restored tables and the partitions of captured ones, notes gaps where capture triggers are not in order and ends those of tables where they are again, captures tables that audit_enable_schema(future => true) promised and a dropped event trigger missed, summarises indexes by time, sums up audit_cost()''s counts, and notes which prepared transactions are committed: answers of times since they were prepared are complete from then on. Never waits long for a lock: what it could not do now is done by the next call. Returns {"partitions": {"made", "postponed"}, "tables": {"followed", "lost"}, "gaps": {"opened", "closed"}, "captured", "ranges_summarised", "monitors"}; call it daily, and after a restore. Errors: 25006 in a READ ONLY transaction.';
 
 -- Counting a large log takes long, so it is counted only up to 128 MB and else estimated as the planner does: by
 -- each partition's rows per page and the share of the table among its most common values.
@@ -417,7 +428,7 @@ AS $$
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_place_newest', 'readable_place_oldest', 'readable_arrival',
             'readable_transaction', 'readable_prepared', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
-            'readable_activity', 'readable_cost', 'replay_models', 'replay_projections', 'replay_invariants', 'replayable_table', 'replayable_change']),
+            'readable_activity', 'readable_cost', 'replay_models', 'replay_projections', 'replay_invariants', 'replayable_table', 'replayable_change', 'readable_saved_run', 'replay_monitors', 'replay_failures']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
             'op_name', 'object_keys', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object',
@@ -433,7 +444,7 @@ AS $$
             'audit_as_of', 'audit_row_as_of', 'audit_table_as_of', 'audit_as_seen_by',
             'in_transaction_block', 'forget_plans', 'drop_together', 'view_is_volatile', 'time_travelling_at', 'require_temporary', 'temporary_comes_first', 'require_temporary_first',
             'has_children', 'travel_candidates', 'travel_hidden', 'refuse_uncaptured', 'refuse_past_change', 'some_names', 'tell_travel', 'shadow_tables', 'end_travel', 'time_travel', 'time_return',
-            'bisect_named', 'bisect_begin', 'bisect_view', 'bisect_check_view', 'bisect_tables', 'bisect_refuse_qualified', 'bisect_present', 'bisect_reasons', 'bisect_key_changed',
+            'bisect_named', 'bisect_begin', 'bisect_open', 'bisect_view', 'bisect_check_view', 'bisect_tables', 'bisect_refuse_qualified', 'bisect_present', 'bisect_reasons', 'bisect_key_changed',
             'bisect_window', 'bisect_change_statement', 'bisect_load', 'bisect_steps', 'bisect_apply', 'bisect_compact', 'bisect_evaluate', 'bisect_place', 'bisect_forward', 'bisect_binary',
             'bisect_result', 'incident_bisect',
             'statements_without_text', 'statement_ranges', 'statement_entry', 'audit_statements', 'change_statement',
@@ -448,14 +459,17 @@ AS $$
             'image_comparison', 'exact_without', 'shown_state', 'comparison_statement', 'violation_document', 'replay_check',
             'replay_violations', 'query_findings', 'require_model', 'run_begin', 'run_feed', 'run_skip', 'run_fail', 'run_state', 'run_states', 'run_value', 'run_judge', 'run_save', 'run_end', 'image_sums', 'column_of_image', 'changes_of_events', 'stream_branch', 'stream_statement', 'guarded_mapping', 'guarded_step', 'step_expression', 'engine_time', 'time_of_engine', 'replay_table_source', 'replay_request', 'replay_execute', 'redacted_inputs', 'replay_doubts', 'known_changes', 'leading_changes', 'replay_change', 'state_difference', 'failure_fingerprint', 'replay_violation', 'replay_result', 'replay_model_check', 'try_query', 'try_expression', 'violation_of', 'violation_request', 'replay_slice', 'replay_events', 'events_query', 'replay_trial', 'events_without', 'trial_shows', 'trial_fails', 'replay_reproducer', 'transactions_of_events', 'transaction_suspicions', 'replay_but_for', 'replay_minimal_set', 'rows_touched', 'results_compared', 'replay_without', 'replay_with',
             'test_type', 'hidden_columns', 'source_name', 'test_tables', 'test_model', 'test_events', 'replay_regression_test', 'replay_verify_fix', 'typed_nulls', 'state_nulls', 'refuse_spec', 'check_point', 'duration', 'expression_type', 'key_expression', 'ordered_expression', 'simple_tests', 'compile_invariant', 'column_reference', 'predicate',
+            'query_note', 'query_source', 'query_relations', 'query_statement', 'query_answer', 'query_tables', 'queried_tables', 'query_doubts', 'last_change_of', 'watch_queries', 'is_reported', 'place_found', 'merge_violations',
+            'run_basis', 'run_settings', 'new_changes', 'resume_quickly', 'resume_run', 'execute_request',
             'report_heading', 'report_value', 'replay_report',
             'qualified_name', 'trigger_findings', 'partition_trigger', 'made_as_partition', 'holds_older_rows', 'partition_findings', 'gaps_now', 'capture_armed', 'audit_status', 'audit_cost']),
         ('operator', 'view', ARRAY['audit_purge_runs']),
         ('operator', 'routine', ARRAY[
             'audit_purge', 'purge_preview', 'purge_start', 'purge_change_batches', 'purge_change_batch',
             'purge_transaction_batches', 'purge_transaction_batch', 'purge_finish', 'refuse_inside_transaction',
-            'replay_define_model', 'replay_drop_model', 'replay_add_projection', 'replay_add_invariant', 'store_projection', 'store_invariant', 'model_table', 'trial_rows',
-            'audit_maintain', 'audit_coverage', 'audit_policy', 'audit_health', 'audit_health_json']),
+            'replay_define_model', 'replay_drop_model', 'replay_add_projection', 'replay_add_invariant', 'store_projection', 'store_invariant', 'model_table', 'trial_rows', 'try_invariant_query',
+            'latest_settled', 'advance_run', 'store_run', 'run_verdict', 'replay_checkpoint', 'replay_monitor', 'replay_run_monitors', 'hold_definitions', 'monitor_refusal', 'record_failures', 'note_failures', 'note_monitor_run',
+            'upkeep', 'audit_maintain', 'audit_coverage', 'audit_policy', 'audit_health', 'audit_health_json']),
         ('admin', 'routine', ARRAY['audit_enable', 'audit_disable', 'audit_enable_schema', 'enable_schema_checked', 'captured_in_schema', 'audit_expect_uncovered',
             'audit_set_retention'])
     ) AS l (level, kind, names), unnest(l.names) AS n (name)

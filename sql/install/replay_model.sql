@@ -34,16 +34,23 @@ CREATE TABLE threadline.replay_invariant (
     PRIMARY KEY (model, name)
 );
 
--- A run that a monitor goes on from: everything up to a commit, with what was found by then.
+-- A run that the next one goes on from: everything up to a commit, with what was found by then. plan: all that what it came to depends on.
+-- stopped: what a run comes to that stops on the first violation, where that was found.
 CREATE TABLE threadline.replay_saved_run (
     model      text        NOT NULL PRIMARY KEY REFERENCES threadline.replay_model ON DELETE CASCADE,
     commit_no  bigint      NOT NULL,
     until_at   timestamptz NOT NULL,
     origin     bigint      NOT NULL,
     plan       jsonb       NOT NULL,
+    table_ids  integer[]   NOT NULL,
+    events     bigint      NOT NULL,
     state      bytea       NOT NULL,
+    stopped    jsonb,
     saved_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+
+-- To compress it takes longer than to read it.
+ALTER TABLE threadline.replay_saved_run ALTER COLUMN state SET STORAGE EXTERNAL;
 
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_model', '');
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_projection', '');
@@ -116,27 +123,35 @@ COMMENT ON FUNCTION threadline.replay_drop_model(text) IS 'Removes a model with 
 CREATE FUNCTION threadline.store_projection(p_model text, p_name text, p_table_id integer, p_key text, p_init jsonb, p_step text, p_mapping text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_follows boolean;
 BEGIN
     PERFORM threadline.require_model(p_model);
+    v_follows := threadline.monitor_follows(p_model);
     INSERT INTO threadline.replay_projection (model, name, no, table_id, key, init, step, mapping)
     VALUES (p_model, p_name, (SELECT coalesce(max(p.no), 0) + 1 FROM threadline.replay_projection p WHERE p.model = p_model), p_table_id, p_key, p_init, p_step, p_mapping)
     ON CONFLICT (model, name)
     DO UPDATE SET table_id = excluded.table_id, key = excluded.key, init = excluded.init, step = excluded.step, mapping = excluded.mapping;
     DELETE FROM threadline.replay_saved_run s WHERE s.model = p_model;
+    PERFORM threadline.monitor_follow(p_model, v_follows);
 END
 $$;
 
 CREATE FUNCTION threadline.store_invariant(p_model text, p_name text, p_kind text, p_spec jsonb, p_check_at text, p_severity text, p_table_id integer, p_more_tables integer[], p_projection text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_follows boolean;
 BEGIN
     PERFORM threadline.require_model(p_model);
+    v_follows := threadline.monitor_follows(p_model);
     INSERT INTO threadline.replay_invariant (model, name, no, kind, spec, check_at, severity, table_id, more_tables, projection)
     VALUES (p_model, p_name, (SELECT coalesce(max(i.no), 0) + 1 FROM threadline.replay_invariant i WHERE i.model = p_model), p_kind, p_spec, p_check_at, p_severity, p_table_id, p_more_tables, p_projection)
     ON CONFLICT (model, name)
     DO UPDATE SET kind = excluded.kind, spec = excluded.spec, check_at = excluded.check_at, severity = excluded.severity,
                   table_id = excluded.table_id, more_tables = excluded.more_tables, projection = excluded.projection;
     DELETE FROM threadline.replay_saved_run s WHERE s.model = p_model;
+    PERFORM threadline.monitor_follow(p_model, v_follows);
 END
 $$;
 

@@ -167,14 +167,16 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.replay_result(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb) RETURNS jsonb
+-- p_queries: what watch_queries found, if there are invariants of kind query.
+CREATE FUNCTION threadline.replay_result(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb, p_queries jsonb = NULL) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 -- To plan each look-up of each violation anew takes longer than the answers.
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_violations jsonb;
-    v_doubts constant jsonb := threadline.replay_doubts(p_request, p_outcome);
+    v_doubts constant jsonb := threadline.replay_doubts(p_request, p_outcome) || coalesce(p_queries -> 'doubts', '[]');
+    v_total constant bigint := (p_outcome ->> 'total')::bigint + coalesce((p_queries ->> 'total')::bigint, 0);
     v_rows jsonb;
     v_found jsonb[];
     v_ids threadline.change_ids[];
@@ -191,6 +193,9 @@ BEGIN
     v_pending := threadline.known_changes(p_request, ARRAY(SELECT (p.value ->> 'change_id')::bigint FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') AS p (value) WHERE p.value -> 'key' = 'null'));
     SELECT coalesce(pg_catalog.jsonb_agg(threadline.replay_violation(p_request, v_found[n], v_ids[n].ids, v_known) ORDER BY n), '[]') INTO v_violations
     FROM pg_catalog.generate_subscripts(v_found, 1) AS n;
+    IF p_queries -> 'violations' <> '[]' THEN
+        v_violations := threadline.merge_violations(p_request, p_outcome -> 'violations', v_violations, p_queries -> 'violations');
+    END IF;
     SELECT coalesce(pg_catalog.jsonb_object_agg(threadline.qualified_name(s.relation), p_outcome #> ARRAY['rows', s.n::text]), '{}') INTO v_rows
     FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NULL;
     RETURN pg_catalog.jsonb_build_object(
@@ -217,7 +222,7 @@ BEGIN
             SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('invariant', p.value -> 'invariant', 'change_id', p.value -> 'change_id', 'due', threadline.time_of_engine((p.value ->> 'due')::bigint),
                        'key', CASE WHEN p.value -> 'key' <> 'null' THEN p.value -> 'key' ELSE v_pending -> (p.value ->> 'change_id') -> 'key' END) ORDER BY p.no), '[]')
             FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') WITH ORDINALITY AS p (value, no)),
-        'violations_total', CASE WHEN p_request.stop THEN least((p_outcome ->> 'total')::bigint, 1) ELSE (p_outcome ->> 'total')::bigint END,
+        'violations_total', CASE WHEN p_request.stop THEN least(v_total, 1) ELSE v_total END,
         'violations', v_violations,
         'request', pg_catalog.jsonb_build_object('model', p_request.model, 'since', p_request.since, 'until', p_request.until, 'stop_on_first_failure', p_request.stop,
             'invariants', p_request.invariants || p_request.queries,
@@ -230,8 +235,12 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     v_run record;
+    v_queries jsonb;
 BEGIN
-    v_run := threadline.replay_execute(p_request, NULL, NULL, false);
-    RETURN threadline.replay_result(p_request, v_run.outcome, v_run.states);
+    v_run := threadline.execute_request(p_request);
+    IF pg_catalog.cardinality(p_request.queries) > 0 THEN
+        v_queries := threadline.watch_queries(p_request, CASE WHEN p_request.stop THEN threadline.place_found(v_run.outcome #> '{violations,0}') END);
+    END IF;
+    RETURN threadline.replay_result(p_request, v_run.outcome, v_run.states, v_queries) || CASE WHEN v_queries IS NOT NULL THEN pg_catalog.jsonb_build_object('query_runs', v_queries -> 'runs') ELSE '{}' END;
 END
 $$;

@@ -111,6 +111,8 @@ BEGIN
         UNION
         SELECT p.table_id FROM threadline.replay_projections p
         WHERE p.model = p_model AND p.table_id IS NOT NULL AND (p_projections IS NULL OR p.name = ANY (p_projections))
+        UNION
+        SELECT q.table_id FROM threadline.queried_tables(p_model, p_invariants) AS q (table_id) WHERE p_events IS NULL
         ORDER BY 1
     LOOP
         v_source := threadline.replay_table_source(pg_catalog.cardinality(v_request.sources), v_table_id, v_request.horizon);

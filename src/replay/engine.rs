@@ -123,6 +123,7 @@ impl<'v> Seen<'_, 'v> {
 }
 
 /// A violation that a check point has just found.
+#[derive(Serialize, Deserialize)]
 pub struct Fresh {
     pub entry: u32,
     pub key: Box<[u8]>,
@@ -155,7 +156,7 @@ pub struct Violations {
     kept: Vec<Violation>,
     pub total: u64,
     since: i64,
-    #[serde(skip)]
+    /// Found since the last check point: a saved run has them, too, for its last event's check point is still to come.
     fresh: Vec<(usize, Fresh)>,
     #[serde(skip)]
     invariant: usize,
@@ -290,7 +291,8 @@ pub struct Engine {
     pub transactions: u64,
     /// Events that were not fed, by reason.
     pub skipped: BTreeMap<String, u64>,
-    is_stopped: bool,
+    /// A violation was found that no more is read after.
+    pub is_stopped: bool,
 }
 
 impl Engine {

@@ -214,6 +214,8 @@ struct Outcome<'r> {
     transactions: u64,
     skipped: &'r std::collections::BTreeMap<String, u64>,
     total: u64,
+    /// It ended at a check point before its last event's.
+    stopped: bool,
     violations: Vec<Told<'r>>,
     pending: Vec<Pending<'r>>,
     unknown: Vec<Unknown>,
@@ -308,6 +310,7 @@ fn told<'r>(engine: &Engine, violation: &'r Violation) -> Told<'r> {
 pub fn run_end(call: &mut Call) -> pg_sys::Datum {
     let most = call.value(1).map_or(usize::MAX, |most| most.as_i32() as usize);
     let json = with_run(call, |run| {
+        let stopped = run.engine.is_stopped;
         run.engine.end();
         let engine = &run.engine;
         let outcome = Outcome {
@@ -315,6 +318,7 @@ pub fn run_end(call: &mut Call) -> pg_sys::Datum {
             transactions: engine.transactions,
             skipped: &engine.skipped,
             total: engine.violations.total,
+            stopped,
             violations: engine.violations.reported().take(most).map(|violation| told(engine, violation)).collect(),
             pending: engine
                 .pending()

@@ -29,6 +29,7 @@ pub struct Keyed<S> {
 }
 
 /// What is wrong with a key: the event that is named, what came before it, and the states that are not rows.
+#[derive(Serialize, Deserialize)]
 pub struct Finding {
     pub mark: Mark,
     pub states: Option<States>,
