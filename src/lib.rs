@@ -47,7 +47,8 @@ extension_sql_file!("../sql/install/restore.sql", name = "restore", requires = [
 extension_sql_file!("../sql/install/time_travel.sql", name = "time_travel", requires = ["restore"]);
 extension_sql_file!("../sql/install/bisect_state.sql", name = "bisect_state", requires = ["time_travel"]);
 extension_sql_file!("../sql/install/bisect.sql", name = "bisect", requires = ["bisect_state"]);
-extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bisect"]);
+extension_sql_file!("../sql/install/replay_sums.sql", name = "replay_sums", requires = ["bisect"]);
+extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["replay_sums"]);
 extension_sql_file!("../sql/install/replay_model.sql", name = "replay_model", requires = ["replay"]);
 extension_sql_file!("../sql/install/replay_invariant.sql", name = "replay_invariant", requires = ["replay_model"]);
 extension_sql_file!("../sql/install/replay_stream.sql", name = "replay_stream", requires = ["replay_invariant"]);
@@ -82,6 +83,7 @@ pub extern "C-unwind" fn _PG_init() {
 fn on_transaction_event(event: pg::xact::TransactionEvent) {
     if let pg::xact::TransactionEvent::Ended { .. } = event {
         replay::face::forget();
+        replay::table_face::forget();
     }
     capture::transaction::on_transaction_event(event);
 }
