@@ -47,8 +47,7 @@ extension_sql_file!("../sql/install/restore.sql", name = "restore", requires = [
 extension_sql_file!("../sql/install/time_travel.sql", name = "time_travel", requires = ["restore"]);
 extension_sql_file!("../sql/install/bisect_state.sql", name = "bisect_state", requires = ["time_travel"]);
 extension_sql_file!("../sql/install/bisect.sql", name = "bisect", requires = ["bisect_state"]);
-extension_sql_file!("../sql/install/replay_sums.sql", name = "replay_sums", requires = ["bisect"]);
-extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["replay_sums"]);
+extension_sql_file!("../sql/install/replay.sql", name = "replay", requires = ["bisect"]);
 extension_sql_file!("../sql/install/replay_model.sql", name = "replay_model", requires = ["replay"]);
 extension_sql_file!("../sql/install/replay_invariant.sql", name = "replay_invariant", requires = ["replay_model"]);
 extension_sql_file!("../sql/install/replay_stream.sql", name = "replay_stream", requires = ["replay_invariant"]);
@@ -56,7 +55,8 @@ extension_sql_file!("../sql/install/replay_run.sql", name = "replay_run", requir
 extension_sql_file!("../sql/install/replay_result.sql", name = "replay_result", requires = ["replay_run"]);
 extension_sql_file!("../sql/install/replay_check.sql", name = "replay_check", requires = ["replay_result"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay_check"]);
-extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_report"]);
+extension_sql_file!("../sql/install/replay_sums.sql", name = "replay_sums", requires = ["replay_report"]);
+extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_sums"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
 extension_sql_file!("../sql/install/coverage.sql", name = "coverage", requires = ["operate"]);
 extension_sql_file!("../sql/install/schema_capture.sql", name = "schema_capture", requires = ["coverage"]);

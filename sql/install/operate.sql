@@ -417,7 +417,7 @@ AS $$
             'audit_changes', 'audit_transactions', 'audit_actions', 'audit_tables', 'audit_schema_versions', 'audit_gaps',
             'readable_table', 'readable_change', 'readable_mark', 'readable_change_newest', 'readable_change_oldest', 'readable_place_newest', 'readable_place_oldest', 'readable_arrival',
             'readable_transaction', 'readable_prepared', 'readable_action', 'readable_baseline', 'readable_gap', 'readable_version', 'readable_partition',
-            'readable_activity', 'readable_cost', 'replay_models', 'replay_projections', 'replay_invariants', 'replayable_table', 'replayable_change']),
+            'readable_activity', 'readable_cost', 'replay_models', 'replay_projections', 'replay_invariants', 'replayable_table', 'replayable_change', 'replayable_change_oldest']),
         ('reader', 'routine', ARRAY[
             'origin', 'pending_changes', 'pending_transaction', 'pending_cost', 'key_lookup', 'key_given', 'table_lookup', 'present_shape', 'digest_row_key', 'row_image', 'row_exact', 'row_key', 'type_definitions', 'respelling', 'respell',
             'op_name', 'object_keys', 'replace_exact', 'apply_image', 'applied_images', 'composite_key_object', 'key_object',

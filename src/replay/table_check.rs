@@ -117,10 +117,18 @@ impl Row {
 struct Rows {
     rows: Vec<Row>,
     keys: Vec<u8>,
-    slots: Vec<u32>,
+    slots: Vec<Slot>,
+}
+
+/// A row's number, and of the hash of its key what its place does not tell: few keys that are others have to be looked at.
+#[derive(Clone, Copy)]
+struct Slot {
+    id: u32,
+    tag: u32,
 }
 
 const NO_ROW: u32 = u32::MAX;
+const EMPTY: Slot = Slot { id: NO_ROW, tag: 0 };
 
 impl Rows {
     fn key(&self, id: usize) -> &[u8] {
@@ -128,21 +136,21 @@ impl Rows {
         &self.keys[self.rows[id].key..end]
     }
 
-    fn first_slot(&self, key: &[u8]) -> usize {
+    /// The row with this key, or the slot where it would be and what stands there then.
+    fn find(&self, key: &[u8]) -> Result<usize, (usize, u32)> {
         let mut hasher = FxHasher::default();
         hasher.write(key);
-        hasher.finish() as usize & (self.slots.len() - 1)
-    }
-
-    /// The row with this key, or the slot where it would be.
-    fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        let mut slot = self.first_slot(key);
+        let hash = hasher.finish();
+        let (mut place, tag) = (hash as usize & (self.slots.len() - 1), (hash >> 32) as u32);
         loop {
-            match self.slots[slot] {
-                NO_ROW => return Err(slot),
-                id if self.key(id as usize) == key => return Ok(id as usize),
-                _ => slot = (slot + 1) & (self.slots.len() - 1),
+            let slot = self.slots[place];
+            if slot.id == NO_ROW {
+                return Err((place, tag));
             }
+            if slot.tag == tag && self.key(slot.id as usize) == key {
+                return Ok(slot.id as usize);
+            }
+            place = (place + 1) & (self.slots.len() - 1);
         }
     }
 
@@ -157,9 +165,9 @@ impl Rows {
         }
         match self.find(key) {
             Ok(id) => (id, true),
-            Err(slot) => {
+            Err((place, tag)) => {
                 let id = self.rows.len();
-                self.slots[slot] = id as u32;
+                self.slots[place] = Slot { id: id as u32, tag };
                 let key_at = self.keys.len();
                 self.keys.extend_from_slice(key);
                 self.rows.push(Row {
@@ -180,10 +188,10 @@ impl Rows {
     }
 
     fn grow(&mut self) {
-        self.slots = vec![NO_ROW; (2 * self.slots.len()).max(64)];
+        self.slots = vec![EMPTY; (2 * self.slots.len()).max(64)];
         for id in 0..self.rows.len() {
-            if let Err(slot) = self.find(self.key(id)) {
-                self.slots[slot] = id as u32;
+            if let Err((place, tag)) = self.find(self.key(id)) {
+                self.slots[place] = Slot { id: id as u32, tag };
             }
         }
     }
