@@ -432,3 +432,110 @@ fn replaced(document: &[u8], by: Option<&[u8]>, weight: &dyn Fn(&Member) -> u64)
     };
     Members::of(document).filter(is_replaced).fold(0, |sum, member| sum.wrapping_add(weight(&member)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::jsonb::{self, Keys};
+
+    /// A jsonb object of integers, without the varlena header.
+    fn object(members: &[(&str, i64)]) -> Vec<u8> {
+        let keys = Keys::new(members.iter().map(|(name, _)| name.as_bytes()));
+        let mut out = Vec::new();
+        jsonb::write_object(&mut out, &keys, |place, out| jsonb::push_integer(out, members[place].1)).unwrap();
+        out[4..].to_vec()
+    }
+
+    fn check() -> Check {
+        let names = |names: &[(&str, &str)]| -> Vec<(Vec<u8>, Vec<u8>)> {
+            names.iter().map(|(then, now)| (then.as_bytes().into(), now.as_bytes().into())).collect()
+        };
+        let mut check = Check::new(true);
+        check.add_version(Version::new(1, false, false, names(&[("a", "a"), ("b", "c")])));
+        check.add_version(Version::new(2, false, true, names(&[("a", "a"), ("c", "c"), ("d", "d")])));
+        check.add_version(Version::new(3, true, false, names(&[("a", "a")])));
+        check
+    }
+
+    /// (id, op, version, key, old key, old image, new image)
+    type Told<'t> = (i64, i16, i32, &'t str, Option<&'t str>, Option<&'t [(&'t str, i64)]>, Option<&'t [(&'t str, i64)]>);
+
+    fn tell(check: &mut Check, (id, op, version, key, old_key, old, new): Told) {
+        let [old, new] = [old, new].map(|members| members.map(object));
+        let (key, old_key) = (key.as_bytes(), old_key.map(str::as_bytes));
+        let images = Images { old: old.as_deref(), new: new.as_deref(), ..Images::default() };
+        check.change(&Change { order: ((id, 0), op, id), version, key, old_key, images });
+    }
+
+    fn suspects(check: &mut Check, table: &[(&str, &[(&str, i64)])]) -> Vec<String> {
+        for (key, members) in table {
+            check.row(key.as_bytes(), &object(members), None);
+        }
+        check.end();
+        let mut found: Vec<String> = check.suspects().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn what_follows_is_not_suspect() {
+        let mut check = check();
+        tell(&mut check, (1, op::INSERT, 1, "1", None, None, Some(&[("a", 1), ("b", 2)])));
+        tell(&mut check, (2, op::UPDATE, 1, "1", None, Some(&[("b", 2)]), Some(&[("a", 1), ("b", 3)])));
+        // Column b is c now, and there is d.
+        tell(&mut check, (3, op::UPDATE, 2, "1", None, Some(&[("c", 3)]), Some(&[("a", 1), ("c", 4), ("d", 7)])));
+        tell(&mut check, (4, op::UPDATE, 2, "2", Some("1"), Some(&[("a", 1)]), Some(&[("a", 2), ("c", 4), ("d", 7)])));
+        tell(&mut check, (5, op::INSERT, 1, "3", None, None, Some(&[("a", 3), ("b", 2)])));
+        tell(&mut check, (6, op::INSERT, 1, "4", None, None, Some(&[("a", 4), ("b", 2)])));
+        tell(&mut check, (7, op::DELETE, 1, "4", None, Some(&[("a", 4), ("b", 2)]), None));
+        let table: [(&str, &[(&str, i64)]); 2] =
+            [("2", &[("a", 2), ("c", 4), ("d", 7)]), ("3", &[("a", 3), ("c", 2), ("d", 9)])];
+        assert!(suspects(&mut check, &table).is_empty());
+        assert_eq!((check.changes, check.table_rows), (7, 2));
+    }
+
+    #[test]
+    fn what_does_not_follow_is_suspect() {
+        let mut check = check();
+        let whole: &[(&str, i64)] = &[("a", 1), ("c", 2), ("d", 3)];
+        for key in ["differs", "gone", "forged", "again", "fine", "late", "opaque"] {
+            tell(&mut check, (1, op::INSERT, 2, key, None, None, Some(whole)));
+        }
+        tell(&mut check, (2, op::UPDATE, 2, "differs", None, Some(&[("c", 9)]), Some(whole)));
+        tell(&mut check, (2, op::INSERT, 2, "again", None, None, Some(whole)));
+        tell(&mut check, (2, op::DELETE, 2, "never", None, Some(whole), None));
+        tell(&mut check, (0, op::UPDATE, 2, "late", None, Some(&[("c", 2)]), Some(whole)));
+        tell(&mut check, (2, op::UPDATE, 3, "opaque", None, Some(&[("c", 2)]), Some(whole)));
+        tell(&mut check, (1, op::INSERT, 3, "opaque, too", None, None, Some(whole)));
+        let forged: &[(&str, i64)] = &[("a", 1), ("c", 3), ("d", 2)];
+        let table =
+            ["differs", "again", "fine", "late", "opaque", "opaque, too", "more"].map(|key| (key, whole)).into_iter();
+        let table: Vec<_> = table.chain([("forged", forged)]).collect();
+        let found = suspects(&mut check, &table);
+        assert_eq!(found, ["again", "differs", "forged", "gone", "late", "more", "never", "opaque", "opaque, too"]);
+    }
+
+    #[test]
+    fn a_mark_ends_every_row() {
+        let mut check = check();
+        check.add_mark((2, 0));
+        let whole: &[(&str, i64)] = &[("a", 1), ("c", 2), ("d", 3)];
+        tell(&mut check, (1, op::INSERT, 2, "1", None, None, Some(whole)));
+        tell(&mut check, (1, op::INSERT, 2, "2", None, None, Some(whole)));
+        tell(&mut check, (3, op::INSERT, 2, "2", None, None, Some(whole)));
+        assert!(suspects(&mut check, &[("2", whole)]).is_empty());
+        assert_eq!(check.end(), 1);
+    }
+
+    #[test]
+    fn where_a_value_stands_matters() {
+        let check = check();
+        let sum = |members: &[(&str, i64)]| {
+            let image = object(members);
+            sums(&Images { new: Some(&image), ..Images::default() }, op::INSERT, &|m, e| check.weigh(m.key, m, e))[1]
+        };
+        assert_ne!(sum(&[("a", 1), ("b", 2)]), sum(&[("a", 2), ("b", 1)]));
+        assert_ne!(sum(&[("a", 1)]), sum(&[("a", 1), ("b", 0)]));
+        assert_eq!(sum(&[("a", 1), ("b", 2)]), sum(&[("a", 1), ("b", 2)]));
+    }
+}
