@@ -287,7 +287,11 @@ impl Check {
         }
         let marks = self.marks.partition_point(|mark| *mark <= order.0) as u32;
         let finds = step != Step::Arrives
-            && if order.1 <= op::DELETE { images.old.is_some() } else { order.1 != op::SNAPSHOT && order.1 != op::INSERT };
+            && if order.1 <= op::DELETE {
+                images.old.is_some()
+            } else {
+                order.1 != op::SNAPSHOT && order.1 != op::INSERT
+            };
         let leaves = step != Step::Leaves && images.new.is_some();
         let mut after = [0; 2];
         if !row.is(IS_SUSPECT) {
@@ -325,9 +329,8 @@ impl Check {
     /// Of what can be compared in the image that a change leaves.
     fn now_of(&self, images: &Images, op: i16, version: usize) -> u64 {
         let names = &self.versions[version].names;
-        let renamed = |member: &Member, is_exact: bool| {
-            names.get(member.key).map_or(0, |now| self.weigh(now, member, is_exact))
-        };
+        let renamed =
+            |member: &Member, is_exact: bool| names.get(member.key).map_or(0, |now| self.weigh(now, member, is_exact));
         sums(images, op, &renamed)[1]
     }
 
@@ -458,7 +461,8 @@ mod tests {
     }
 
     /// (id, op, version, key, old key, old image, new image)
-    type Told<'t> = (i64, i16, i32, &'t str, Option<&'t str>, Option<&'t [(&'t str, i64)]>, Option<&'t [(&'t str, i64)]>);
+    type Told<'t> =
+        (i64, i16, i32, &'t str, Option<&'t str>, Option<&'t [(&'t str, i64)]>, Option<&'t [(&'t str, i64)]>);
 
     fn tell(check: &mut Check, (id, op, version, key, old_key, old, new): Told) {
         let [old, new] = [old, new].map(|members| members.map(object));

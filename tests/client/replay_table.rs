@@ -8,11 +8,15 @@ fn large(stem: &str, rows: i64) -> (Database, Session) {
     let db = Database::new(stem);
     let mut s = db.session();
     s.run("CREATE TABLE t (id int PRIMARY KEY, v text, f float8, gone int, doc json); SELECT threadline.audit_enable('t', options => '{\"truncate\": \"mark\"}')");
-    let fill = format!("INSERT INTO t SELECT g, 'a ' || g, '-0', g, '{{\"b\": 1,  \"a\": 1}}' FROM generate_series(1, {rows}) g");
+    let fill = format!(
+        "INSERT INTO t SELECT g, 'a ' || g, '-0', g, '{{\"b\": 1,  \"a\": 1}}' FROM generate_series(1, {rows}) g"
+    );
     s.run(&format!("{fill}; TRUNCATE t; {fill}"));
     s.run("UPDATE t SET v = v || '!'");
     s.run("BEGIN; UPDATE t SET f = f + 1 WHERE id % 2 = 0; UPDATE t SET f = '-0', doc = '[]' WHERE id % 4 = 0; DELETE FROM t WHERE id % 100 = 7; COMMIT");
-    s.run("ALTER TABLE t ADD COLUMN n int DEFAULT 7; ALTER TABLE t RENAME COLUMN v TO w; ALTER TABLE t DROP COLUMN gone");
+    s.run(
+        "ALTER TABLE t ADD COLUMN n int DEFAULT 7; ALTER TABLE t RENAME COLUMN v TO w; ALTER TABLE t DROP COLUMN gone",
+    );
     s.run(&format!("UPDATE t SET id = id + {rows} WHERE id % 3 = 0"));
     s.run("UPDATE t SET n = id, w = upper(w) WHERE id % 2 = 1");
     s.run("INSERT INTO t (id, w) SELECT g, 'again' FROM generate_series(7, 1000, 100) g");
@@ -44,7 +48,11 @@ fn assert_agrees(s: &mut Session, table: &str, violations: i64) {
         assert_eq!(found, closely);
     }
     assert_eq!(found, closely);
-    assert!(found.contains(&format!("\"violations_total\": {violations},")) || found.contains(&format!("\"violations_total\": {violations}\n")), "{found}");
+    assert!(
+        found.contains(&format!("\"violations_total\": {violations},"))
+            || found.contains(&format!("\"violations_total\": {violations}\n")),
+        "{found}"
+    );
 }
 
 /// How many keys the sums leave to the close look; -1 for the whole table.
@@ -85,7 +93,13 @@ fn every_kind_of_difference_is_found() {
     );
     assert_agrees(&mut s, "t", 10);
     // Covered by what is recorded later, or by a change of key.
-    behind_its_back(&db, &format!("UPDATE t SET f = 9 WHERE id IN (13, {0}); DELETE FROM t WHERE id IN (14, 16); INSERT INTO t (id) VALUES (3)", ROWS + 6));
+    behind_its_back(
+        &db,
+        &format!(
+            "UPDATE t SET f = 9 WHERE id IN (13, {0}); DELETE FROM t WHERE id IN (14, 16); INSERT INTO t (id) VALUES (3)",
+            ROWS + 6
+        ),
+    );
     s.run(&format!("UPDATE t SET f = 8 WHERE id = 13; UPDATE t SET id = 6 WHERE id = {0}; INSERT INTO t (id) VALUES (14); DELETE FROM t WHERE id = 3", ROWS + 6));
     assert_agrees(&mut s, "t", 15);
     assert!((15..20).contains(&suspects(&mut s, "t")), "{}", suspects(&mut s, "t"));
