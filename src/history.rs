@@ -3,7 +3,7 @@
 pub mod at_once;
 pub mod key;
 pub mod keyed;
-mod log;
+pub mod log;
 pub mod respelling;
 pub mod row;
 pub mod stretches;

@@ -61,7 +61,8 @@ extension_sql_file!("../sql/install/replay_without.sql", name = "replay_without"
 extension_sql_file!("../sql/install/replay_test.sql", name = "replay_test", requires = ["replay_without"]);
 extension_sql_file!("../sql/install/replay_report.sql", name = "replay_report", requires = ["replay_test"]);
 extension_sql_file!("../sql/install/replay_monitor.sql", name = "replay_monitor", requires = ["replay_report"]);
-extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_monitor"]);
+extension_sql_file!("../sql/install/replay_sums.sql", name = "replay_sums", requires = ["replay_monitor"]);
+extension_sql_file!("../sql/install/retention.sql", name = "retention", requires = ["replay_sums"]);
 extension_sql_file!("../sql/install/operate.sql", name = "operate", requires = ["retention"]);
 extension_sql_file!("../sql/install/coverage.sql", name = "coverage", requires = ["operate"]);
 extension_sql_file!("../sql/install/schema_capture.sql", name = "schema_capture", requires = ["coverage"]);
@@ -88,6 +89,7 @@ pub extern "C-unwind" fn _PG_init() {
 fn on_transaction_event(event: pg::xact::TransactionEvent) {
     if let pg::xact::TransactionEvent::Ended { .. } = event {
         replay::face::forget();
+        replay::table_face::forget();
     }
     capture::transaction::on_transaction_event(event);
 }

@@ -12,4 +12,6 @@ mod judged;
 mod keyed;
 mod plan;
 mod sequence;
+mod table_check;
+pub mod table_face;
 mod tuples;

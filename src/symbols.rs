@@ -60,5 +60,11 @@ crate::sql_functions! {
     run_save / pg_finfo_run_save => crate::replay::face::run_save;
     run_end / pg_finfo_run_end => crate::replay::face::run_end;
     image_sums / pg_finfo_image_sums => crate::replay::face::image_sums;
+    sums_begin / pg_finfo_sums_begin => crate::replay::table_face::sums_begin;
+    sums_version / pg_finfo_sums_version => crate::replay::table_face::sums_version;
+    sums_mark / pg_finfo_sums_mark => crate::replay::table_face::sums_mark;
+    sums_change / pg_finfo_sums_change => crate::replay::table_face::sums_change;
+    sums_row / pg_finfo_sums_row => crate::replay::table_face::sums_row;
+    sums_end / pg_finfo_sums_end => crate::replay::table_face::sums_end;
     view_is_volatile / pg_finfo_view_is_volatile => crate::history::travel::view_is_volatile;
 }

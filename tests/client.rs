@@ -64,6 +64,8 @@ mod replay;
 mod replay_monitor;
 #[path = "client/replay_query.rs"]
 mod replay_query;
+#[path = "client/replay_table.rs"]
+mod replay_table;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
 #[path = "client/restore.rs"]

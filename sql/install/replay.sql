@@ -1,5 +1,5 @@
--- Does the history, replayed, give the table? One statement over one snapshot, so that concurrent writers and the
--- caller's own changes are on both sides or on neither.
+-- Does the history, replayed, give the table? All under one snapshot, that of the caller's statement, so that concurrent writers and
+-- the caller's own changes are on both sides or on neither.
 
 -- How the images of each recorded version compare with today's. as_now, exact_now: SQL expressions over s.image and s.exact
 -- that give them today's column names; skip: today's columns that cannot be compared; redacted: those of them that
@@ -56,8 +56,8 @@ RETURN CASE WHEN shown_state.exact IS NULL OR shown_state.image IS NULL OR shown
 -- was recorded, so that one that was not is a violation. Two things are compared: each change's row before it with what
 -- the change before it left (entry, chained, break), and the last of each row with the table (live, compared, verdict).
 -- A change of key is two entries: the row leaves one key and arrives at the other. A mark (storage.sql) ends every row. s is a replayed image with its
--- version; l the live row's.
-CREATE FUNCTION threadline.comparison_statement(p_table_id integer, p_relation regclass, p_skip_retyped boolean) RETURNS text
+-- version; l the live row's. p_of_keys: only of the keys $4.
+CREATE FUNCTION threadline.comparison_statement(p_table_id integer, p_relation regclass, p_skip_retyped boolean, p_of_keys boolean) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -115,7 +115,7 @@ BEGIN
                        threadline.replace_exact(c.new_exact, c.old_image, c.old_exact), NULL, NULL
                 WHERE c.old_key IS NOT NULL
             ) AS e (row_key, key, op, before, before_exact, image, exact)
-            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2 AND (c.op <> 0 OR c.old_image IS NOT NULL)
+            WHERE c.table_id = $1 AND c.id >= $2 AND c.op <> 2 AND (c.op <> 0 OR c.old_image IS NOT NULL)%7$s
         ), dated AS (
             SELECT e.*, (SELECT count(*) FROM mark m WHERE (m.commit_order, m.statement_no) <= (e.commit_order, e.statement_no)) AS marks_before
             FROM entry e
@@ -163,7 +163,7 @@ BEGIN
         ), live AS (
             SELECT k.row_key, k.key COLLATE "C" AS key, threadline.row_image(t.*) AS image, threadline.row_exact(t.*) AS exact
             FROM %1$s t
-            CROSS JOIN LATERAL threadline.row_key(t.*) k
+            CROSS JOIN LATERAL threadline.row_key(t.*) k%8$s
         ), compared AS (
             SELECT coalesce(l.row_key, s.row_key) AS row_key, coalesce(s.key, l.key) AS key,
                    s.op, s.id, s.transaction_id, s.statement_no, s.commit_order, s.schema_version,
@@ -213,7 +213,9 @@ BEGIN
         $statement$,
         (SELECT CASE WHEN c.relkind = 'p' THEN '' ELSE 'ONLY ' END FROM pg_class c WHERE c.oid = p_relation) || p_relation,
         coalesce(v_replayed, 's.image'), coalesce(v_live, 'l.image'), p_relation::oid::text,
-        coalesce(v_replayed_exact, 's.exact'), coalesce(v_live_exact, 'l.exact'));
+        coalesce(v_replayed_exact, 's.exact'), coalesce(v_live_exact, 'l.exact'),
+        CASE WHEN p_of_keys THEN ' AND (c.key = ANY ($4) OR c.old_key = ANY ($4)) AND e.key = ANY ($4)' ELSE '' END,
+        CASE WHEN p_of_keys THEN ' WHERE k.key COLLATE "C" = ANY ($4)' ELSE '' END);
 END
 $$;
 
@@ -298,6 +300,7 @@ DECLARE
     v_gaps jsonb;
     v_known boolean;
     v_skip_retyped boolean := false;
+    v_sums record;
     v_found record;
     v_not_compared jsonb;
 BEGIN
@@ -319,12 +322,22 @@ BEGIN
         EXECUTE threadline.counted_comparison_statement(v_table.relation)
         INTO STRICT v_found
         USING v_table.table_id, coalesce(v_base.first_change_id, 0), v_known, NOT v_gaps @> '[{"reason": "shape_changed"}]';
+    ELSE
+        SELECT s.* INTO STRICT v_sums FROM threadline.compared_sums(v_table.table_id, v_table.relation, coalesce(v_base.first_change_id, 0), v_known) s;
+        IF v_sums.suspects = '{}' THEN
+            SELECT v_sums.changes, v_sums.transactions, v_sums.versions, 0::bigint AS violations, v_sums.unrecorded, v_sums.replayed_rows, v_sums.table_rows, '[]'::jsonb AS documents
+            INTO v_found;
+        END IF;
     END IF;
     WHILE v_found IS NULL LOOP
         BEGIN
-            EXECUTE threadline.comparison_statement(v_table.table_id, v_table.relation, v_skip_retyped)
+            EXECUTE threadline.comparison_statement(v_table.table_id, v_table.relation, v_skip_retyped, v_sums.suspects IS NOT NULL)
             INTO STRICT v_found
-            USING v_table.table_id, coalesce(v_base.first_change_id, 0), v_known;
+            USING v_table.table_id, coalesce(v_base.first_change_id, 0), v_known, v_sums.suspects;
+            IF v_sums.suspects IS NOT NULL THEN
+                SELECT v_sums.changes, v_sums.transactions, v_sums.versions, v_found.violations, v_sums.unrecorded, v_sums.replayed_rows, v_sums.table_rows, v_found.documents
+                INTO v_found;
+            END IF;
             EXIT;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
             -- An old value may not convert to its column's type of today: then such columns are left out.
@@ -363,4 +376,4 @@ END
 $$;
 
 COMMENT ON FUNCTION threadline.replay_check(regclass) IS
-    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Of a table without a key it compares how often each row is there; after a change of its shape the verdict is unknown until the next baseline. Reads the whole table. Errors: 42704 no history, 42501 no right to read it.';
+    'Replays a table''s history from its newest baseline and compares it with the table, the caller''s own changes included. JSON: verdict (holds, violated, or unknown when nothing differs but history may be missing), events_processed, transactions, final_state, skipped (rows there was no record to compare with, by reason), complete, coverage, not_compared (redacted columns, and those whose old values do not convert), violations_total and violations: in commit order, 1000 at most, with both states and their difference: history_equals_table for each row that is missing, extra or different, with its last recorded change, and history_is_continuous for each change that did not find the row as the change before it had left it, so that a change in between was not recorded. failure_step is null. Columns that an image is too old to have are not compared for it. Of a table without a key it compares how often each row is there; after a change of its shape the verdict is unknown until the next baseline. Reads the whole table and the log of it, each row and change once; keeps some 100 bytes a row in memory, and looks closely at what does not come out, the whole table where that is more than 10000 rows. Errors: 42704 no history, 42501 no right to read it.';

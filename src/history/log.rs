@@ -149,18 +149,8 @@ impl Transactions {
     }
 
     fn stamp(&self, transaction: &Uuid) -> Option<Stamp> {
-        use column::transaction::{COMMIT_NO, COMMITTED_AT, ID};
         let holder = leaf::holding(&self.parent, PartitionKey::Uuid(transaction));
-        let leaf = self.leaves.iter().find(|leaf| leaf.oid() == holder)?;
-        let mut stamp = None;
-        each_by_index(leaf, &[ID], &[(0, Equals, Operand::Uuid(transaction))], Forward, COMMITTED_AT + 1, |row| {
-            stamp = Some(Stamp {
-                commit_no: required(row, COMMIT_NO).as_i64(),
-                committed_at: required(row, COMMITTED_AT).as_i64(),
-            });
-            false
-        })?;
-        stamp
+        stamp_in(self.leaves.iter().find(|leaf| leaf.oid() == holder)?, transaction)?
     }
 
     /// Whether a transaction proves that whatever is in flight is stamped later than a time: settled() in asof.sql.
@@ -190,6 +180,27 @@ impl Transactions {
         }
         Some(found)
     }
+}
+
+fn stamp_in(leaf: &OpenRelation, transaction: &Uuid) -> Option<Option<Stamp>> {
+    use column::transaction::{COMMIT_NO, COMMITTED_AT, ID};
+    let mut stamp = None;
+    each_by_index(leaf, &[ID], &[(0, Equals, Operand::Uuid(transaction))], Forward, COMMITTED_AT + 1, |row| {
+        stamp = Some(Stamp {
+            commit_no: required(row, COMMIT_NO).as_i64(),
+            committed_at: required(row, COMMITTED_AT).as_i64(),
+        });
+        false
+    })?;
+    Some(stamp)
+}
+
+/// The commit_no of a transaction, if it is there.
+pub fn commit_order(transaction: &Uuid) -> Option<Option<i64>> {
+    let parent = open(c"transaction_log")?;
+    let holder = leaf::holding(&parent, PartitionKey::Uuid(transaction));
+    let leaf = OpenRelation::open(holder, pg_sys::AccessShareLock as i32);
+    Some(stamp_in(&leaf, transaction)?.map(|stamp| stamp.commit_no))
 }
 
 impl Log {

@@ -13,7 +13,7 @@ const NUMERIC: u32 = 0x1000_0000;
 const CONTAINER: u32 = 0x5000_0000;
 
 /// The members of a jsonb object, in the order the server keeps them in: by length of key, then bytewise.
-struct Members<'d> {
+pub(super) struct Members<'d> {
     document: &'d [u8],
     count: usize,
     next: usize,
@@ -21,10 +21,21 @@ struct Members<'d> {
     value_end: usize,
 }
 
-struct Member<'d> {
-    key: &'d [u8],
-    /// Of key, type and bytes of the value.
-    hash: u64,
+pub(super) struct Member<'d> {
+    pub key: &'d [u8],
+    /// What the value is, as jsonb says it.
+    pub kind: u32,
+    pub value: &'d [u8],
+}
+
+impl Member<'_> {
+    fn hash(&self) -> u64 {
+        let mut hasher = FxHasher::default();
+        hasher.write(self.key);
+        hasher.write_u32(self.kind);
+        hasher.write(self.value);
+        hasher.finish()
+    }
 }
 
 fn word(document: &[u8], index: usize) -> u32 {
@@ -34,7 +45,7 @@ fn word(document: &[u8], index: usize) -> u32 {
 
 impl<'d> Members<'d> {
     /// Of a document without its varlena header.
-    fn of(document: &'d [u8]) -> Members<'d> {
+    pub fn of(document: &'d [u8]) -> Members<'d> {
         let count = (word(document, 0) & COUNT) as usize;
         let mut members = Members { document, count, next: 0, key_end: 0, value_end: 0 };
         for entry in 0..count {
@@ -65,12 +76,9 @@ impl<'d> Iterator for Members<'d> {
         let kind = word(self.document, 1 + self.count + self.next) & TYPE;
         let start =
             if kind == NUMERIC || kind == CONTAINER { self.value_end.next_multiple_of(4) } else { self.value_end };
-        let mut hasher = FxHasher::default();
-        hasher.write(key);
-        hasher.write_u32(kind);
-        hasher.write(&self.document[data + start..data + value_end]);
+        let value = &self.document[data + start..data + value_end];
         (self.next, self.key_end, self.value_end) = (self.next + 1, key_end, value_end);
-        Some(Member { key, hash: hasher.finish() })
+        Some(Member { key, kind, value })
     }
 }
 
@@ -79,22 +87,23 @@ pub fn of_update(new: &[u8], old_values: Option<&[u8]>) -> [u64; 2] {
     let mut changed = old_values.map(Members::of).into_iter().flatten().peekable();
     let (mut after, mut before) = (0u64, 0u64);
     for member in Members::of(new) {
-        after = after.wrapping_add(member.hash);
+        let hash = member.hash();
+        after = after.wrapping_add(hash);
         let in_order = |key: &[u8]| (key.len(), key) < (member.key.len(), member.key);
         while let Some(gone) = changed.next_if(|changed| in_order(changed.key)) {
-            before = before.wrapping_add(gone.hash);
+            before = before.wrapping_add(gone.hash());
         }
-        let was = changed.next_if(|changed| changed.key == member.key).map_or(member.hash, |changed| changed.hash);
+        let was = changed.next_if(|changed| changed.key == member.key).map_or(hash, |changed| changed.hash());
         before = before.wrapping_add(was);
     }
     for gone in changed {
-        before = before.wrapping_add(gone.hash);
+        before = before.wrapping_add(gone.hash());
     }
     [before, after]
 }
 
 pub fn of_image(image: &[u8]) -> u64 {
-    Members::of(image).fold(0, |sum, member| sum.wrapping_add(member.hash))
+    Members::of(image).fold(0, |sum, member| sum.wrapping_add(member.hash()))
 }
 
 #[cfg(test)]
