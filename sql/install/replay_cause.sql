@@ -89,7 +89,7 @@ DECLARE
     v_tried integer := 0;
 BEGIN
     v_candidates := ARRAY(
-        SELECT s.n FROM (SELECT DISTINCT (d.value #>> '{event,transaction}')::bigint AS n FROM pg_catalog.jsonb_array_elements(p_documents) AS d (value) WHERE d.value #>> '{event,op}' IS DISTINCT FROM 'snapshot'
+        SELECT s.n FROM (SELECT DISTINCT (d.value #>> '{event,transaction}')::bigint AS n FROM pg_catalog.jsonb_array_elements(p_documents) AS d (value) WHERE d.value #>> '{event,op}' NOT IN ('snapshot', 'pin') OR d.value #>> '{event,op}' IS NULL
                          ORDER BY 1 DESC LIMIT v_most) c
         JOIN threadline.transaction_suspicions(p_documents, (v_last #>> '{event,transaction}')::bigint) s ON s.n = c.n
         ORDER BY s.score DESC, s.n DESC);
@@ -121,6 +121,9 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     v_violation constant jsonb := threadline.violation_of(replay_minimal_set.result, replay_minimal_set.violation);
+    -- So many of the last events of a key are gone through for causes, and the others stand as one state.
+    v_most constant integer := 1000;
+    v_ids bigint[];
     v_documents jsonb;
     v_found jsonb;
     v_breaker bigint;
@@ -131,12 +134,16 @@ BEGIN
             MESSAGE = pg_catalog.format('there is no minimal set of the notion "%s"', replay_minimal_set.notion),
             HINT = 'Use ''reproducer'' (the fewest events that show the failure), ''causal_slice'' (all events that it depends on) or ''but_for'' (transactions without which there is none).';
     END IF;
-    v_documents := threadline.replay_events(replay_minimal_set.result #>> '{request,events}', threadline.replay_slice(replay_minimal_set.result, v_violation));
+    v_ids := threadline.replay_slice(replay_minimal_set.result, v_violation, CASE replay_minimal_set.notion WHEN 'causal_slice' THEN 100000 ELSE v_most END);
+    v_documents := threadline.replay_events(replay_minimal_set.result #>> '{request,events}', v_ids);
     v_found := pg_catalog.jsonb_build_object('notion', replay_minimal_set.notion, 'invariant', v_violation -> 'invariant', 'key', v_violation -> 'key', 'change_id', v_violation -> 'change_id', 'fingerprint', v_violation -> 'fingerprint');
     IF replay_minimal_set.notion = 'causal_slice' THEN
         RETURN v_found || pg_catalog.jsonb_build_object('events', v_documents);
     ELSIF replay_minimal_set.notion = 'reproducer' THEN
         RETURN v_found || pg_catalog.jsonb_build_object('events', threadline.replay_reproducer(replay_minimal_set.result, v_violation, v_documents));
+    END IF;
+    IF pg_catalog.cardinality(v_ids) >= v_most THEN
+        v_documents := coalesce(threadline.pinned_events(replay_minimal_set.result #>> '{request,model}', v_violation, v_documents), v_documents);
     END IF;
     v_found := v_found || threadline.replay_but_for(replay_minimal_set.result, v_violation, v_documents);
     v_breaker := (v_documents #>> '{-1,event,transaction}')::bigint;

@@ -167,6 +167,17 @@ BEGIN
 END
 $$;
 
+-- A violation by itself.
+CREATE FUNCTION threadline.replay_violation(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    v_ids constant bigint[] := threadline.leading_changes(p_request, p_found);
+BEGIN
+    RETURN threadline.replay_violation(p_request, p_found, v_ids, threadline.known_changes(p_request, v_ids));
+END
+$$;
+
 -- p_queries: what watch_queries found, if there are invariants of kind query.
 CREATE FUNCTION threadline.replay_result(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb, p_queries jsonb = NULL) RETURNS jsonb
 LANGUAGE plpgsql STABLE

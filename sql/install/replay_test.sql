@@ -90,7 +90,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT string_agg(
         CASE WHEN e.is_first THEN format(E'    -- transaction %s%s\n', coalesce(e.event ->> 'transaction_id', e.event ->> 'transaction'),
-                                         CASE WHEN e.event ->> 'op' = 'snapshot' AND e.event ->> 'table' IS NOT NULL THEN ': the rows as they were before' ELSE '' END) ELSE '' END
+                                         CASE WHEN e.event ->> 'op' IN ('snapshot', 'pin') AND e.event ->> 'table' IS NOT NULL THEN ': what was there before' ELSE '' END) ELSE '' END
         || format('    (%s, %L, %L)', e.seq, e.at,
                   e.event - '{transaction_id,change_id,old_exact,new_exact}'::text[]
                   || CASE WHEN e.event ? 'old' AND e.event ->> 'table' IS NOT NULL THEN jsonb_build_object('old', (e.event -> 'old') - e.hidden) ELSE '{}' END
@@ -132,7 +132,7 @@ BEGIN
             HINT = 'SELECT threadline.replay_report(…); tells of it.';
     END IF;
     v_documents := threadline.replay_reproducer(replay_regression_test.result, v_violation,
-        threadline.replay_events(v_events, threadline.replay_slice(replay_regression_test.result, v_violation)));
+        threadline.replay_events(v_events, threadline.replay_slice(replay_regression_test.result, v_violation, 1000)));
     SELECT d.value ->> 'seq' INTO v_seq FROM pg_catalog.jsonb_array_elements(v_documents) AS d (value)
     WHERE d.value #>> '{event,change_id}' = v_violation ->> 'change_id' OR v_events IS NOT NULL AND d.value ->> 'seq' = v_violation ->> 'change_id';
     v_request := threadline.violation_request(v_model, v_violation, v_events);

@@ -33,8 +33,8 @@ BEGIN
 END
 $$;
 
--- The changes that the violated expression depends on, in their order, the failing one last: those of its key.
-CREATE FUNCTION threadline.replay_slice(p_result jsonb, p_violation jsonb) RETURNS bigint[]
+-- The changes that the violated expression depends on: those of its key, the last p_most of them.
+CREATE FUNCTION threadline.replay_slice(p_result jsonb, p_violation jsonb, p_most integer) RETURNS bigint[]
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -48,7 +48,7 @@ DECLARE
     v_ids bigint[];
 BEGIN
     v_request := threadline.violation_request(p_result #>> '{request,model}', p_violation, v_events);
-    v_request.plan := v_request.plan || '{"recent": 100000}';
+    v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('recent', p_most);
     IF v_events IS NULL THEN
         -- What came after the failure is of no account.
         v_request.horizon := (p_violation #>> '{transaction,commit_no}')::bigint;
@@ -212,6 +212,48 @@ BEGIN
 END
 $$;
 
+-- Events that are the last of a key's, with what the key was before them in place of the others: the rows that they change as snapshots, and
+-- the rest of its sum or count as a pinned state, so that it comes out as it was after them. NULL: it is not of such a kind.
+CREATE FUNCTION threadline.pinned_events(p_model text, p_violation jsonb, p_documents jsonb) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_snapshots jsonb;
+    v_pin jsonb := pg_catalog.jsonb_build_object('invariant', p_violation -> 'invariant', 'key', CASE WHEN p_violation -> 'key' = '[]' THEN '[null]' ELSE p_violation -> 'key' END, 'state', '{"rows": 0, "value": 0}'::jsonb);
+    v_document jsonb;
+    v_reading jsonb;
+BEGIN
+    IF p_violation ->> 'kind' NOT IN ('key_bound', 'balance') OR p_violation -> 'state_after' = 'null' THEN
+        RETURN NULL;
+    END IF;
+    SELECT coalesce(pg_catalog.jsonb_agg(f.document - 'seq' || pg_catalog.jsonb_build_object('seq', -f.no)), '[]') INTO v_snapshots
+    FROM (
+        SELECT d.value || pg_catalog.jsonb_build_object('event', (d.value -> 'event') - '{old,old_key,old_exact,new_exact,change_id,transaction_id}'::text[]
+                   || pg_catalog.jsonb_build_object('op', 'snapshot', 'transaction', 0, 'statement', 0, 'new', d.value #> '{event,old}', 'key', coalesce(d.value #> '{event,old_key}', d.value #> '{event,key}'))) AS document,
+               pg_catalog.row_number() OVER (ORDER BY d.n) AS no
+        FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n)
+        WHERE d.value #>> '{event,op}' IN ('update', 'delete', 'truncate')
+          -- The row's first: what it was under this key was not made by one before.
+          AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS b (value, n)
+                          WHERE b.n < d.n AND b.value #>> '{event,table}' = d.value #>> '{event,table}' AND b.value #>> '{event,key}' = coalesce(d.value #>> '{event,old_key}', d.value #>> '{event,key}'))
+    ) f;
+    v_document := pg_catalog.jsonb_build_object('seq', 0, 'at', p_documents #> '{0,at}', 'event', pg_catalog.jsonb_build_object('table', p_documents #> '{0,event,table}', 'op', 'pin', 'transaction', 0, 'statement', 1, 'pin', v_pin));
+    SELECT g.value INTO v_reading
+    FROM pg_catalog.jsonb_array_elements(threadline.replay_trial(p_model, p_violation, v_snapshots || v_document || p_documents, 'infinity') -> 'groups') AS g (value)
+    WHERE g.value -> 'key' = v_pin -> 'key';
+    IF v_reading IS NULL THEN
+        RETURN NULL;
+    END IF;
+    v_pin := v_pin || pg_catalog.jsonb_build_object('state', pg_catalog.jsonb_build_object(
+        'rows', (p_violation #>> '{state_after,rows}')::bigint - (v_reading ->> 'rows')::bigint,
+        'value', (p_violation #>> '{state_after,value}')::numeric - coalesce((v_reading ->> 'value')::numeric, 0)));
+    RETURN v_snapshots || pg_catalog.jsonb_set(v_document, '{event,pin}', v_pin) || p_documents;
+EXCEPTION WHEN invalid_parameter_value THEN
+    -- An aggregate that cannot be pinned.
+    RETURN NULL;
+END
+$$;
+
 -- Whether a trial shows the failure of an event: that very one, with the same state after it.
 CREATE FUNCTION threadline.trial_shows(p_outcome jsonb, p_seq bigint, p_after jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -239,6 +281,17 @@ DECLARE
     v_length integer := 1;
     v_documents jsonb;
 BEGIN
+    -- Of a sum what happened since the last check point is enough.
+    IF p_violation ->> 'check_at' IN ('event', 'statement', 'commit') THEN
+        v_documents := threadline.pinned_events(v_model, p_violation, (
+            SELECT pg_catalog.jsonb_agg(d.value ORDER BY d.n) FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n)
+            WHERE CASE p_violation ->> 'check_at' WHEN 'event' THEN d.n = v_count
+                       WHEN 'statement' THEN d.value #> '{event,statement}' = p_documents #> '{-1,event,statement}' AND d.value #> '{event,transaction}' = p_documents #> '{-1,event,transaction}'
+                       ELSE d.value #> '{event,transaction}' = p_documents #> '{-1,event,transaction}' END));
+        IF v_documents IS NOT NULL AND threadline.trial_shows(threadline.replay_trial(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after') THEN
+            RETURN v_documents;
+        END IF;
+    END IF;
     LOOP
         v_documents := CASE WHEN v_length >= v_count THEN p_documents ELSE (
             SELECT pg_catalog.jsonb_agg(d.document ORDER BY d.seq)

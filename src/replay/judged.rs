@@ -32,9 +32,10 @@ impl<S: Default> Judged<S> {
         Judged { keys: Keyed::new(recent), last_counts }
     }
 
-    /// What is known of a key.
-    pub fn of(&mut self, key: &[u8]) -> (u32, &mut S) {
+    /// What is known of a key that has an event.
+    pub fn of(&mut self, key: &[u8], mark: Mark) -> (u32, &mut S) {
         let id = self.keys.find_or_add(key);
+        self.keys.note(id, mark);
         (id, &mut self.keys.entry(id).state.state)
     }
 
@@ -78,7 +79,7 @@ impl Judged<()> {
         if holds && self.keys.find(&key).is_none() {
             return Ok(());
         }
-        let (id, ()) = self.of(&key);
+        let (id, ()) = self.of(&key, seen.mark);
         self.judge(id, seen, (!holds).then(|| "the check is false".into()));
         Ok(())
     }

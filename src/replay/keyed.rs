@@ -84,15 +84,20 @@ impl<S: Default> Keyed<S> {
 
     /// True when it is the first time since the last check point.
     pub fn touch(&mut self, id: u32, mark: Mark) -> bool {
+        self.entries[id as usize].last = mark;
+        self.note(id, mark);
+        self.wake(id)
+    }
+
+    /// An event of the key, though one that changes nothing.
+    pub fn note(&mut self, id: u32, mark: Mark) {
         let entry = &mut self.entries[id as usize];
-        entry.last = mark;
         if entry.recent.back() != Some(&mark.change_id) {
             if entry.recent.len() == self.recent {
                 entry.recent.pop_front();
             }
             entry.recent.push_back(mark.change_id);
         }
-        self.wake(id)
     }
 
     /// It is looked at at the next check point, though no event touched it.

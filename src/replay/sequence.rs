@@ -50,7 +50,7 @@ impl Transitions {
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
         let text = if seen.op == Op::Delete { None } else { seen.values[0].text() };
         let state = text.map(|text| self.state(text));
-        let (id, known) = self.keys.of(&seen.row.to_le_bytes());
+        let (id, known) = self.keys.of(&seen.row.to_le_bytes(), seen.mark);
         let from = std::mem::replace(known, state);
         let Some(state) = state else { return Ok(()) };
         let shown = || String::from_utf8_lossy(text.unwrap_or_default());
@@ -115,7 +115,7 @@ impl Requiring {
             return Ok(());
         }
         let time = seen.mark.time;
-        let (id, past) = self.keys.of(&seen.key(self.by_row));
+        let (id, past) = self.keys.of(&seen.key(self.by_row), seen.mark);
         if seen.op == Op::Snapshot {
             past.recorded_from = past.recorded_from.or(Some(time));
             return Ok(());
@@ -169,7 +169,7 @@ impl Forbidding {
         if seen.op != Op::Snapshot && !judged && !since && !unless {
             return Ok(());
         }
-        let (id, ban) = self.keys.of(&seen.key(self.by_row));
+        let (id, ban) = self.keys.of(&seen.key(self.by_row), seen.mark);
         if seen.op == Op::Snapshot {
             ban.was_there = true;
             return Ok(());
@@ -226,7 +226,7 @@ impl Rate {
             return Ok(());
         }
         let (at_most, per, time) = (self.at_most, self.per, seen.mark.time);
-        let (id, key) = self.keys.of(&seen.key(self.by_row));
+        let (id, key) = self.keys.of(&seen.key(self.by_row), seen.mark);
         if seen.op == Op::Snapshot {
             key.recorded_from = key.recorded_from.or(Some(time));
             return Ok(());
@@ -288,7 +288,7 @@ impl Monotone {
         if seen.op == Op::Delete {
             return Ok(());
         }
-        let (id, last) = self.keys.of(&seen.key(self.by_row));
+        let (id, last) = self.keys.of(&seen.key(self.by_row), seen.mark);
         let before = last.replace(height.clone());
         if let (Some(before), true) = (before, seen.op != Op::Snapshot) {
             let bad = match height.cmp(&before) {

@@ -162,10 +162,8 @@ fn projected_state(p: &Projection, events: &[Event], to: usize, key: &Texts) -> 
 
 fn projected(p: &Projection, check: fn(&Row) -> Option<bool>, stretch: &Stretch) -> Vec<Finding> {
     // An event without a key is skipped.
-    let keys = |event: &Event| match (p.key.of)(event.subject()) {
-        Some(key) if event.table == p.source => vec![vec![Some(key)]],
-        _ => vec![],
-    };
+    let key = |event: &Event| (p.key.of)(event.subject()).map(|key| vec![Some(key)]);
+    let keys = |event: &Event| if event.table == p.source { key(event).into_iter().collect() } else { vec![] };
     touched(stretch, keys)
         .into_iter()
         .map(|(key, named)| {
