@@ -249,7 +249,7 @@ BEGIN
                 SELECT p.seq, p.document
                 FROM (
                     SELECT DISTINCT ON (d.value #>> '{event,table}', d.value #>> '{event,key}') (d.value ->> 'seq')::bigint AS seq, d.value #>> '{event,op}' AS op,
-                           d.value || pg_catalog.jsonb_build_object('event', (d.value -> 'event') - '{old,old_key,old_exact,change_id,transaction_id}'::text[]
+                           d.value || pg_catalog.jsonb_build_object('event', (d.value -> 'event') - '{old,old_key,old_exact,change_id}'::text[]
                                                                              || '{"op": "snapshot", "transaction": 0, "statement": 0}') AS document
                     FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n)
                     WHERE d.n <= v_count - v_length AND v_pins
