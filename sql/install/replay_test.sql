@@ -104,7 +104,7 @@ AS $$
 $$;
 
 CREATE FUNCTION threadline.replay_regression_test(result jsonb, mode text = 'fixed', violation integer = 1) RETURNS text
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET jit = off
 AS $$
 DECLARE
     v_violation constant jsonb := threadline.violation_of(replay_regression_test.result, replay_regression_test.violation);

@@ -4,6 +4,9 @@
 //!
 //! THREADLINE_PLANTED is the number of incidents (default 14: each kind of bug twice).
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::random::{Random, seed};
@@ -167,7 +170,7 @@ fn incident(number: usize, random: &mut Random, has_pgtap: bool, complaints: &mu
 
 #[test]
 fn a_planted_bug_is_found_explained_and_tested_for() {
-    let mut random = Random::new(seed("a_planted_bug_is_found_explained_and_tested_for"));
+    let seed = seed("a_planted_bug_is_found_explained_and_tested_for");
     let count: usize =
         std::env::var("THREADLINE_PLANTED").map_or(14, |text| text.parse().expect("THREADLINE_PLANTED is a number"));
     let at = Address::from_env();
@@ -179,12 +182,28 @@ fn a_planted_bug_is_found_explained_and_tested_for() {
             "the pgTAP part was not run: this server has no pgTAP; what its functions do here is done by stand-ins"
         );
     }
-    let mut complaints = Vec::new();
-    let mut tallies: Vec<Tally> = KINDS.iter().map(|_| Tally::default()).collect();
-    for number in 0..count {
-        let tally = incident(number, &mut random, has_pgtap, &mut complaints);
-        tallies[number % KINDS.len()].add(&tally);
-    }
+    let complaints = Mutex::new(Vec::new());
+    let tallies: Mutex<Vec<Tally>> = Mutex::new(KINDS.iter().map(|_| Tally::default()).collect());
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    // Of its own, so that an incident is the same however many there are.
+                    let mut random = Random::new(seed.wrapping_add(number as u64));
+                    let mut found = Vec::new();
+                    let tally = incident(number, &mut random, has_pgtap, &mut found);
+                    tallies.lock().unwrap()[number % KINDS.len()].add(&tally);
+                    complaints.lock().unwrap().extend(found);
+                }
+            });
+        }
+    });
+    let (complaints, tallies) = (complaints.into_inner().unwrap(), tallies.into_inner().unwrap());
     let mut all = Tally::default();
     for (kind, tally) in KINDS.iter().zip(&tallies) {
         eprintln!("{}", tally.told(kind));

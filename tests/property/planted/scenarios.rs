@@ -460,13 +460,15 @@ fn half_a_transfer(app: &mut Application, account: i64) -> Planted {
     app.move_balance(0, account, -amount);
     app.commit(0);
     let entry = app.number();
-    let (balance, version) = (now(app, to), app.s().number(&format!("SELECT version FROM accounts WHERE id = {to}")));
+    let balance = now(app, to);
+    let version = app.s().number(&format!("SELECT version FROM accounts WHERE id = {to}"));
+    let last = app.s().number(&format!("SELECT last_amount::int FROM accounts WHERE id = {to}"));
     let row = |balance: i64, last: i64, version: i64| json!({"id": to, "tenant_id": tenant, "kind": "customer", "balance": balance, "last_amount": last, "version": version});
     let added = vec![
         json!({"table": "SCHEMA.entries", "op": "insert", "key": entry.to_string(), "statement": 9,
             "new": {"id": entry, "journal_id": journal, "account_id": to, "tenant_id": tenant, "kind": "transfer", "amount": amount, "request_ref": call.request}}),
         json!({"table": "SCHEMA.accounts", "op": "update", "key": to.to_string(), "statement": 9,
-            "old": row(balance, 0, version), "new": row(balance + amount, amount, version + 1)}),
+            "old": row(balance, last, version), "new": row(balance + amount, amount, version + 1)}),
     ];
     Planted { id, correction: Correction { added, shifts: vec![(to, amount)], ..Correction::default() } }
 }
