@@ -2,6 +2,7 @@
 //!
 //! THREADLINE_TEST_SECONDS is the length of each run (default 10), THREADLINE_TEST_SEED repeats one.
 //! THREADLINE_REPLAY_HISTORIES is the number of histories that replay models are checked on (default 60).
+//! THREADLINE_PLANTED is the number of bugs that are planted in an application (default 14).
 
 #[path = "property/as_of.rs"]
 mod as_of;
@@ -21,6 +22,8 @@ mod images;
 mod images_oracle;
 #[path = "property/kinds.rs"]
 mod kinds;
+#[path = "property/planted.rs"]
+mod planted;
 #[path = "property/random.rs"]
 mod random;
 #[path = "property/random_table.rs"]

@@ -89,9 +89,11 @@ CREATE FUNCTION threadline.test_events(p_documents jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT string_agg(
-        CASE WHEN e.is_first THEN format(E'    -- transaction %s%s\n', coalesce(e.event ->> 'transaction_id', e.event ->> 'transaction'),
-                                         CASE WHEN e.event ->> 'op' IN ('snapshot', 'pin') AND e.event ->> 'table' IS NOT NULL THEN ': what was there before' ELSE '' END) ELSE '' END
-        || format('    (%s, %L, %L)', e.seq, e.at,
+        CASE WHEN NOT e.is_first THEN ''
+             WHEN e.is_pin THEN E'    -- What was there before.\n'
+             ELSE format(E'    -- transaction %s\n', coalesce(e.event ->> 'transaction_id', e.event ->> 'transaction')) END
+        || '    ' || CASE WHEN e.is_pin THEN coalesce(format('/* left by transaction %s */ ', e.event ->> 'transaction_id'), '') ELSE '' END
+        || format('(%s, %L, %L)', e.seq, e.at,
                   e.event - '{transaction_id,change_id,old_exact,new_exact}'::text[]
                   || CASE WHEN e.event ? 'old' AND e.event ->> 'table' IS NOT NULL THEN jsonb_build_object('old', (e.event -> 'old') - e.hidden) ELSE '{}' END
                   || CASE WHEN e.event ? 'new' AND e.event ->> 'table' IS NOT NULL THEN jsonb_build_object('new', (e.event -> 'new') - e.hidden) ELSE '{}' END
@@ -100,6 +102,7 @@ AS $$
         E',\n' ORDER BY e.seq)
     FROM (
         SELECT (d.value ->> 'seq')::bigint AS seq, d.value ->> 'at' AS at, d.value -> 'event' AS event, coalesce(h.names, '{}') AS hidden,
+               d.value #>> '{event,op}' IN ('snapshot', 'pin') AND d.value #>> '{event,table}' IS NOT NULL AS is_pin,
                lag(d.value #>> '{event,transaction}') OVER (ORDER BY (d.value ->> 'seq')::bigint) IS DISTINCT FROM d.value #>> '{event,transaction}' AS is_first
         FROM jsonb_array_elements(p_documents) AS d (value)
         LEFT JOIN LATERAL (SELECT threadline.hidden_columns(t.table_id) AS names FROM threadline.readable_table t
@@ -108,7 +111,7 @@ AS $$
 $$;
 
 CREATE FUNCTION threadline.replay_regression_test(result jsonb, mode text = 'fixed', violation integer = 1) RETURNS text
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET jit = off
 AS $$
 DECLARE
     v_violation constant jsonb := threadline.violation_of(replay_regression_test.result, replay_regression_test.violation);

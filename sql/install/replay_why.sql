@@ -46,9 +46,27 @@ DECLARE
     v_id constant bigint := (p_violation ->> 'change_id')::bigint;
     v_keys name[];
     v_ids bigint[];
+    v_spec jsonb;
+    v_source threadline.replay_source;
+    v_compiled threadline.replay_compiled;
 BEGIN
     v_request := threadline.violation_request(p_result #>> '{request,model}', p_violation, v_events);
     v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('recent', p_most);
+    IF p_violation ->> 'kind' IN ('requires', 'forbids', 'deadline') AND pg_catalog.cardinality(v_request.sources) = 1 THEN
+        -- What an event is judged by does not touch the key: all events of the key are taken, as of one that is always wrong.
+        SELECT i.spec INTO v_spec FROM threadline.replay_invariants i WHERE i.model = p_result #>> '{request,model}' AND i.name = p_violation ->> 'invariant';
+        v_source := v_request.sources[1];
+        IF v_spec ->> 'key' IS NOT NULL THEN
+            v_compiled := threadline.compile_invariant('slice', 'key_bound', pg_catalog.jsonb_build_object('key', v_spec -> 'key', 'aggregate', 'count(*)', 'check', 'value < 0'), 'end', false,
+                                                       ARRAY[threadline.typed_nulls(v_source.relation)]);
+            v_source.inputs := v_compiled.inputs;
+            v_request.sources := ARRAY[v_source];
+            v_request.tests := '{}';
+            v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('invariants', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
+                'name', 'slice', 'kind', v_compiled.kind, 'check_at', v_compiled.check_at,
+                'inputs', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('source', 0, 'first', 0, 'count', pg_catalog.cardinality(v_compiled.inputs))))));
+        END IF;
+    END IF;
     IF v_events IS NULL THEN
         -- What came after the failure is of no account.
         v_request.horizon := (p_violation #>> '{transaction,commit_no}')::bigint;
@@ -56,9 +74,9 @@ BEGIN
     v_outcome := (threadline.replay_execute(v_request, NULL, NULL, false)).outcome;
     SELECT f.value INTO v_found
     FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') AS f (value)
-    WHERE (f.value ->> 'change_id')::bigint = v_id AND (f.value -> 'key' = 'null' OR f.value -> 'key' = p_violation -> 'key' OR p_violation -> 'key' = '[]');
+    WHERE ((f.value ->> 'change_id')::bigint = v_id OR v_compiled IS NOT NULL) AND (f.value -> 'key' = 'null' OR f.value -> 'key' = p_violation -> 'key' OR p_violation -> 'key' = '[]');
     v_ids := ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(coalesce(v_found -> 'recent', '[]')) AS r (id));
-    IF v_events IS NULL AND (v_found IS NULL OR v_found -> 'key' = 'null' OR v_ids = '{}') THEN
+    IF v_events IS NULL AND (v_found IS NULL OR v_found -> 'key' = 'null' OR v_ids = '{}' OR v_spec IS NOT NULL AND v_compiled IS NULL) THEN
         v_change := threadline.replay_change(v_id);
         SELECT t.key_columns INTO v_keys FROM threadline.readable_table t WHERE t.table_id = v_change.table_id;
         SELECT coalesce(pg_catalog.array_agg(c.id), '{}') INTO v_ids
@@ -254,17 +272,52 @@ EXCEPTION WHEN invalid_parameter_value THEN
 END
 $$;
 
+-- The events as they would have been had a transaction changed a number of a row by so much more; later changes of the row carry it on.
+CREATE FUNCTION threadline.events_adjusted(p_documents jsonb, p_transaction bigint, p_repairs jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_kept jsonb := '[]';
+    v_document jsonb;
+    v_repair jsonb;
+    v_key text;
+    v_is_past boolean;
+BEGIN
+    FOR v_repair IN SELECT r.value FROM jsonb_array_elements(p_repairs) AS r (value) LOOP
+        v_kept := '[]';
+        v_key := v_repair ->> 'key';
+        v_is_past := false;
+        FOR v_document IN SELECT d.value FROM jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n) ORDER BY d.n LOOP
+            IF v_document #>> '{event,table}' = v_repair ->> 'table' AND coalesce(v_document #>> '{event,old_key}', v_document #>> '{event,key}') = v_key THEN
+                IF v_is_past AND jsonb_typeof(v_document #> ARRAY['event', 'old', v_repair ->> 'column']) = 'number' THEN
+                    v_document := jsonb_set(v_document, ARRAY['event', 'old', v_repair ->> 'column'], to_jsonb((v_document #>> ARRAY['event', 'old', v_repair ->> 'column'])::numeric + (v_repair ->> 'by')::numeric));
+                END IF;
+                v_is_past := v_is_past AND v_document #>> '{event,op}' NOT IN ('delete', 'truncate', 'insert') OR (v_document #>> '{event,transaction}')::bigint = p_transaction;
+                IF v_is_past AND jsonb_typeof(v_document #> ARRAY['event', 'new', v_repair ->> 'column']) = 'number' THEN
+                    v_document := jsonb_set(v_document, ARRAY['event', 'new', v_repair ->> 'column'], to_jsonb((v_document #>> ARRAY['event', 'new', v_repair ->> 'column'])::numeric + (v_repair ->> 'by')::numeric));
+                END IF;
+                v_key := v_document #>> '{event,key}';
+            END IF;
+            v_kept := v_kept || v_document;
+        END LOOP;
+        p_documents := v_kept;
+    END LOOP;
+    RETURN p_documents;
+END
+$$;
+
 -- Whether a trial shows the failure of an event: that very one, with the same state after it.
 CREATE FUNCTION threadline.trial_shows(p_outcome jsonb, p_seq bigint, p_after jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN EXISTS (SELECT FROM jsonb_array_elements(p_outcome -> 'violations') AS v (value)
                WHERE (v.value ->> 'change_id')::bigint = p_seq AND (v.value -> 'states' = 'null' OR v.value #> '{states,1}' = coalesce(p_after, 'null')));
 
--- Whether a trial still ends in failure: a key that is violated and not repaired, or the event itself.
-CREATE FUNCTION threadline.trial_fails(p_outcome jsonb, p_seq bigint) RETURNS boolean
+-- Whether a trial still ends in failure: a key that is violated and not repaired, or the event itself. That rows do not
+-- hang together, which may come of leaving transactions out, is none.
+CREATE FUNCTION threadline.trial_fails(p_outcome jsonb, p_seq bigint, p_kind text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN EXISTS (SELECT FROM jsonb_array_elements(p_outcome -> 'violations') AS v (value)
-               WHERE (v.value ->> 'change_id')::bigint = p_seq OR v.value -> 'repaired_at' = 'null');
+               WHERE ((v.value ->> 'invariant')::integer = 0 OR p_kind = 'error') AND ((v.value ->> 'change_id')::bigint = p_seq OR v.value -> 'repaired_at' = 'null'));
 
 -- The shortest end of the events that shows the failure by itself, what the rows of the key were before it standing in for the rest.
 CREATE FUNCTION threadline.replay_reproducer(p_result jsonb, p_violation jsonb, p_documents jsonb) RETURNS jsonb
@@ -302,7 +355,7 @@ BEGIN
                 SELECT p.seq, p.document
                 FROM (
                     SELECT DISTINCT ON (d.value #>> '{event,table}', d.value #>> '{event,key}') (d.value ->> 'seq')::bigint AS seq, d.value #>> '{event,op}' AS op,
-                           d.value || pg_catalog.jsonb_build_object('event', (d.value -> 'event') - '{old,old_key,old_exact,change_id,transaction_id}'::text[]
+                           d.value || pg_catalog.jsonb_build_object('event', (d.value -> 'event') - '{old,old_key,old_exact,change_id}'::text[]
                                                                              || '{"op": "snapshot", "transaction": 0, "statement": 0}') AS document
                     FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n)
                     WHERE d.n <= v_count - v_length AND v_pins

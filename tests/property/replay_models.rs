@@ -32,7 +32,7 @@ const CHECK_POINTS: [(&str, CheckAt); 6] = [
 fn histories() -> i64 {
     std::env::var("THREADLINE_REPLAY_HISTORIES")
         .ok()
-        .map_or(60, |text| text.parse().expect("THREADLINE_REPLAY_HISTORIES is a number"))
+        .map_or(24, |text| text.parse().expect("THREADLINE_REPLAY_HISTORIES is a number"))
 }
 
 fn say(text: &str) {
