@@ -84,15 +84,16 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
         let key = call.text(8).unwrap_or_default();
         let states = [14, 15].map(|place| call.value(place));
         let op = match field(2).map_or(0, Value::as_i16) {
-            ALL_END => Op::AllEnd,
-            op::TRUNCATE | op::DELETE => Op::Delete,
-            op::SNAPSHOT => Op::Snapshot,
             // A projection's key is there once it has a state.
-            _ if rows.is_projection => match (states[0], states[1]) {
+            given if rows.is_projection => match (states[0], states[1]) {
                 (_, None) => Op::Delete,
+                (_, Some(_)) if given == op::SNAPSHOT => Op::Snapshot,
                 (None, Some(_)) => Op::Insert,
                 (Some(_), Some(_)) => Op::Update,
             },
+            ALL_END => Op::AllEnd,
+            op::TRUNCATE | op::DELETE => Op::Delete,
+            op::SNAPSHOT => Op::Snapshot,
             op::INSERT => Op::Insert,
             _ => Op::Update,
         };
@@ -125,7 +126,8 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
             },
         };
         let fed = run.engine.feed(&event);
-        if run.engine.rows(source).is_projection {
+        // A run that stops here ended with the event before.
+        if run.engine.rows(source).is_projection && !matches!(fed, Ok(true)) {
             run.engine.rows_mut(source).keep_state(key, states[1].map(Value::payload));
         }
         fed.map_err(|Fault { invariant, reason }| Error::NotReplayable { invariant, reason })
