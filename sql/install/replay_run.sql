@@ -252,6 +252,10 @@ DECLARE
     v_column record;
     v_input threadline.replay_input;
     v_others text;
+    -- A row that is meant as a whole is read with all its columns. Texts, quoted names and comments say nothing of that.
+    v_whole constant boolean := EXISTS (
+        SELECT FROM pg_catalog.unnest(p_source.inputs) i
+        WHERE pg_catalog.regexp_replace(i.expression, '''[^'']*''|"[^"]*"|--[^\n]*|\.\s*(new|old)\M', '_', 'gi') ~* '\m(new|old)\M\s*(?!\s*\.)(?=[^\s.]|$)|\m(new|old)\s*\.\s*\*');
 BEGIN
     FOR v_column IN
         SELECT DISTINCT f.name_now AS name
@@ -259,8 +263,12 @@ BEGIN
         CROSS JOIN threadline.readable_table t
         WHERE t.table_id = p_source.table_id AND f.name_now IS NOT NULL
           AND (f.redact IS NOT NULL OR f.name_now = ANY (t.exclude::text[] || t.mask))
-          AND EXISTS (SELECT FROM pg_catalog.unnest(p_source.inputs) i WHERE pg_catalog.strpos(pg_catalog.lower(i.expression), pg_catalog.lower(f.name_now)) > 0)
+          AND (v_whole OR EXISTS (SELECT FROM pg_catalog.unnest(p_source.inputs) i WHERE pg_catalog.strpos(pg_catalog.lower(i.expression), pg_catalog.lower(f.name_now)) > 0))
     LOOP
+        IF v_whole THEN
+            RETURN NEXT v_column.name;
+            CONTINUE;
+        END IF;
         SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('NULL::%s AS %I', pg_catalog.format_type(a.atttypid, a.atttypmod), a.attname), ', ' ORDER BY a.attnum), '') INTO v_others
         FROM pg_catalog.pg_attribute a
         WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> v_column.name;
