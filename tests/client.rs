@@ -60,6 +60,14 @@ mod readme;
 mod redaction;
 #[path = "client/replay.rs"]
 mod replay;
+#[path = "client/replay_known.rs"]
+mod replay_known;
+#[path = "client/replay_log.rs"]
+mod replay_log;
+#[path = "client/replay_models.rs"]
+mod replay_models;
+#[path = "client/replay_tables.rs"]
+mod replay_tables;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
 #[path = "client/restore.rs"]
