@@ -60,12 +60,20 @@ mod readme;
 mod redaction;
 #[path = "client/replay.rs"]
 mod replay;
+#[path = "client/replay_known.rs"]
+mod replay_known;
+#[path = "client/replay_log.rs"]
+mod replay_log;
+#[path = "client/replay_models.rs"]
+mod replay_models;
 #[path = "client/replay_monitor.rs"]
 mod replay_monitor;
 #[path = "client/replay_query.rs"]
 mod replay_query;
 #[path = "client/replay_table.rs"]
 mod replay_table;
+#[path = "client/replay_tables.rs"]
+mod replay_tables;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
 #[path = "client/restore.rs"]

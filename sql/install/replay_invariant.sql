@@ -46,7 +46,7 @@ CREATE FUNCTION threadline.check_point(p_what text, p_check_at text) RETURNS jso
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_every constant text[] := regexp_match(p_check_at, '^\s*every\s+(\d+)\s+events?\s*$', 'i');
+    v_every constant text[] := regexp_match(p_check_at, '^\s*every\s+(\d{1,18})\s+events?\s*$', 'i');
     v_length interval;
 BEGIN
     IF lower(btrim(p_check_at)) IN ('event', 'statement', 'commit', 'end') THEN
@@ -85,6 +85,35 @@ BEGIN
         PERFORM threadline.refuse_spec(p_what, format('"%s" is negative.', p_name), p_kind);
     END IF;
     RETURN (extract(epoch FROM v_length) * 1000000)::bigint;
+END
+$$;
+
+-- Lists that must be lists, and no member that would be overlooked.
+CREATE FUNCTION threadline.require_spec_shape(p_what text, p_kind text, p_spec jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_known constant text[] := ARRAY['table', 'projection'] || CASE p_kind
+        WHEN 'row' THEN ARRAY['check'] WHEN 'projection' THEN ARRAY['check'] WHEN 'key_bound' THEN ARRAY['key', 'aggregate', 'check', 'where']
+        WHEN 'balance' THEN ARRAY['group', 'aggregate', 'equals', 'where', 'and'] WHEN 'transition' THEN ARRAY['column', 'initial', 'allowed', 'terminal']
+        WHEN 'unique' THEN ARRAY['columns', 'where'] WHEN 'references' THEN ARRAY['columns', 'to', 'to_columns', 'where']
+        WHEN 'requires' THEN ARRAY['key', 'event', 'earlier', 'within'] WHEN 'forbids' THEN ARRAY['key', 'event', 'since', 'unless']
+        WHEN 'rate' THEN ARRAY['key', 'event', 'at_most', 'per'] WHEN 'monotone' THEN ARRAY['key', 'column', 'strict']
+        WHEN 'deadline' THEN ARRAY['key', 'open', 'close', 'within'] WHEN 'query' THEN ARRAY['sql'] END;
+    v_name text;
+BEGIN
+    SELECT m.key INTO v_name FROM jsonb_object_keys(p_spec) AS m (key) WHERE m.key <> ALL (v_known) ORDER BY 1 LIMIT 1;
+    IF FOUND THEN
+        PERFORM threadline.refuse_spec(p_what, format('Kind %s has no "%s".', p_kind, v_name), p_kind);
+    END IF;
+    FOREACH v_name IN ARRAY ARRAY['columns', 'to_columns', 'initial', 'terminal'] LOOP
+        IF jsonb_typeof(p_spec -> v_name) NOT IN ('array', 'null') OR v_name LIKE '%columns' AND p_spec -> v_name = '[]' THEN
+            PERFORM threadline.refuse_spec(p_what, format('"%s" must be a list%s.', v_name, CASE WHEN v_name LIKE '%columns' THEN ' of at least one' ELSE '' END), p_kind);
+        END IF;
+    END LOOP;
+    IF jsonb_typeof(p_spec -> 'strict') NOT IN ('boolean', 'null') THEN
+        PERFORM threadline.refuse_spec(p_what, format('"strict" is neither true nor false: %s', p_spec -> 'strict'), p_kind);
+    END IF;
 END
 $$;
 
@@ -184,6 +213,7 @@ BEGIN
     IF FOUND THEN
         PERFORM threadline.refuse_spec(v_what, pg_catalog.format('"%s" is missing.', v_missing), p_kind);
     END IF;
+    PERFORM threadline.require_spec_shape(v_what, p_kind, p_spec);
     v_compiled.check_at := threadline.check_point(v_what, p_check_at);
     CASE p_kind
     WHEN 'row' THEN
@@ -232,7 +262,7 @@ BEGIN
             PERFORM threadline.refuse_spec(v_what, '"allowed" must list for each state the states that it may become.', p_kind);
         END IF;
         SELECT t.state INTO v_missing
-        FROM pg_catalog.jsonb_array_elements_text(CASE WHEN p_spec ? 'terminal' THEN p_spec -> 'terminal' ELSE '[]' END) AS t (state)
+        FROM pg_catalog.jsonb_array_elements_text(CASE WHEN pg_catalog.jsonb_typeof(p_spec -> 'terminal') = 'array' THEN p_spec -> 'terminal' ELSE '[]' END) AS t (state)
         WHERE pg_catalog.jsonb_array_length(p_spec -> 'allowed' -> t.state) > 0 LIMIT 1;
         IF FOUND THEN
             PERFORM threadline.refuse_spec(v_what, pg_catalog.format('"%s" is terminal, and yet allowed to become another.', v_missing), p_kind);
@@ -362,7 +392,7 @@ COMMENT ON FUNCTION threadline.replay_add_invariant(text, text, text, jsonb, tex
 $$Adds an invariant to a model, or replaces the one of that name. kind and spec:
 row {"table", "check"}: SQL over new and old, the row after and before each change. key_bound {"table", "key", "aggregate", "check", "where"}: sum, avg, count, min or max over the rows of each key; the check is SQL over value. balance {"table", "group", "aggregate", "equals", "where", "and"}: rows of further tables, [{"table", "group", "aggregate", "where"}], are added up with the table's. transition {"table", "column", "initial", "allowed", "terminal"}. unique {"table", "columns", "where"}. references {"table", "columns", "to", "to_columns", "where"}. requires {"table", "key", "event", "earlier", "within"}: the event needs an earlier one of the same key. forbids {"table", "key", "event", "since", "unless"}. rate {"table", "key", "event", "at_most", "per"}. monotone {"table", "key", "column", "strict"}. deadline {"table", "key", "open", "close", "within"}. query {"sql", "key"}: one query that returns the violating rows; the tables' names, written without a schema, mean the tables as they were; key lists the columns of it that tell violations apart, without which there is one at most at a time; it is run only when a table of it changed, after commits: event and statement mean commit, every <n> events the commit that makes n changes more of its tables' rows. projection {"projection", "check"}: SQL over state and key.
 Instead of "table" every kind but references takes "projection": its states are the rows, new and old are jsonb. Events are predicates over new and old; a key, a group and the argument of an aggregate are SQL over the row. A check that is NULL holds; a predicate that is NULL does not match.
-check_at: event, statement, commit, every <n> events, every <interval> (slices of time counted from 1970) or end. severity: error or warning, which alone does not make the verdict violated. Expressions may call no volatile function and read no table. Errors: 42704 no such model or table, 22023 the specification, 0A000 volatile or reads a table, or the table has no key; what is wrong with an expression is the server's own error.$$;
+check_at: event, statement, commit, every <n> events, every <interval> (slices of time counted from 1970) or end. severity: error or warning, which alone does not make the verdict violated. Expressions may call no volatile function and read no table. Errors: 42704 no such model, or the table was never under capture, 42P01 no such table, 22023 the specification, 0A000 volatile or reads a table, or the table has no key; what is wrong with an expression is the server's own error.$$;
 
 CREATE FUNCTION threadline.state_nulls() RETURNS text
 LANGUAGE sql IMMUTABLE

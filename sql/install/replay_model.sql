@@ -160,8 +160,16 @@ CREATE FUNCTION threadline.model_table(p_relation regclass) RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_table_id constant integer := threadline.table_lookup(p_relation);
+    v_table_id integer;
 BEGIN
+    BEGIN
+        v_table_id := threadline.table_lookup(p_relation);
+    EXCEPTION WHEN undefined_object THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = SQLERRM,
+            HINT = format('SELECT threadline.audit_enable(%L); captures it from now on, beginning with the rows that it has.', p_relation);
+    END;
     PERFORM FROM threadline.readable_table t WHERE t.table_id = v_table_id;
     IF NOT FOUND THEN
         PERFORM threadline.require_readable(NULL, p_relation);
@@ -230,6 +238,7 @@ AS $$
 DECLARE
     v_table_id integer;
     v_step text;
+    v_mapping text;
 BEGIN
     PERFORM threadline.require_model(replay_add_projection.model);
     IF replay_add_projection.step IS NULL OR coalesce(replay_add_projection.name, '') = '' THEN
@@ -242,28 +251,42 @@ BEGIN
         v_table_id := threadline.model_table(replay_add_projection.source);
     END IF;
     IF replay_add_projection.mapping IS NOT NULL THEN
-        PERFORM threadline.try_query(pg_catalog.format('SELECT m::jsonb FROM (SELECT NULL::jsonb AS event) e CROSS JOIN LATERAL %s(e.event) AS m LIMIT 0', replay_add_projection.mapping));
+        v_mapping := coalesce(threadline.function_name(replay_add_projection.mapping, 'jsonb'), replay_add_projection.mapping);
+        PERFORM threadline.try_expression('the mapping of projection ' || replay_add_projection.name, pg_catalog.format('SELECT m FROM %s(event) AS m LIMIT 1', v_mapping), 'jsonb', '(SELECT NULL::jsonb AS event) e');
     END IF;
     IF replay_add_projection.key IS NOT NULL THEN
         PERFORM threadline.try_expression('the key of projection ' || replay_add_projection.name, replay_add_projection.key, 'text', '(SELECT NULL::jsonb AS event) e');
     END IF;
-    PERFORM threadline.try_expression('the step of projection ' || replay_add_projection.name, threadline.step_expression(replay_add_projection.step), 'jsonb',
+    -- By its whole name, for whoever replays may have another search_path.
+    v_step := coalesce(threadline.function_name(replay_add_projection.step, 'jsonb, jsonb'), replay_add_projection.step);
+    PERFORM threadline.try_expression('the step of projection ' || replay_add_projection.name, threadline.step_expression(v_step), 'jsonb',
                                       '(SELECT NULL::jsonb AS state, NULL::jsonb AS event) e');
     PERFORM threadline.store_projection(replay_add_projection.model, replay_add_projection.name, v_table_id, replay_add_projection.key,
-                                        replay_add_projection.init, replay_add_projection.step, replay_add_projection.mapping);
+                                        replay_add_projection.init, v_step, v_mapping);
 END
 $$;
 COMMENT ON FUNCTION threadline.replay_add_projection(text, text, regclass, text, jsonb, text, text) IS
 $$Adds a projection to a model, or replaces the one of that name: a state for each key, made of events one after another.
 source: a table under capture, whose changes are the events: {"change_id", "transaction_id", "committed_at", "actor_ref", "table", "table_pk", "op", "changed_fields", "old", "new"}; NULL: the events that replay_check(…, events => …) is given. key: SQL over event (jsonb) that gives the key, NULL for one state; an event whose key is NULL is skipped. init: the state that a key begins with. step: SQL over state and event (jsonb) that gives the next state, or the name of a function (state jsonb, event jsonb) returning jsonb; NULL ends the key. mapping: the name of a function (change jsonb) returning jsonb or a set of it: what the projection gets in place of the event, none, one or many; {"skip": "reason"} skips it for that reason.
-Functions must not be volatile, and read no table. Where one raises an error, that is a violation of its own and the state stays. Errors: 42704 no such model or table, 22023 name or step missing, 0A000 volatile or reads a table; what is wrong with an expression is the server's own error.$$;
+Functions must not be volatile, and read no table. Where one raises an error, that is a violation of its own and the state stays. Errors: 42704 no such model, or the table was never under capture, 22023 name or step missing, 0A000 volatile or reads a table; what is wrong with an expression is the server's own error.$$;
+
+-- The qualified name of a function that the caller sees under a name; NULL where it is no such name.
+CREATE FUNCTION threadline.function_name(p_name text, p_arguments text) RETURNS text
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN (SELECT pg_catalog.format('%I.%I', n.nspname, p.proname)
+            FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+            WHERE p_name ~ '^\s*("[^"]+"|[\w$]+)(\s*\.\s*("[^"]+"|[\w$]+))?\s*$' AND p.oid = pg_catalog.to_regprocedure(pg_catalog.format('%s(%s)', p_name, p_arguments)));
+END
+$$;
 
 -- The name of a function, or an expression.
 CREATE FUNCTION threadline.step_expression(p_step text) RETURNS text
 LANGUAGE plpgsql STABLE
 AS $$
 BEGIN
-    IF p_step ~ '^[\w."$]+$' AND pg_catalog.to_regprocedure(p_step || '(jsonb, jsonb)') IS NOT NULL THEN
+    IF threadline.function_name(p_step, 'jsonb, jsonb') IS NOT NULL THEN
         RETURN pg_catalog.format('%s(state, event)', p_step);
     END IF;
     RETURN p_step;

@@ -51,7 +51,12 @@ BEGIN
       AND coalesce(b.committed_at, b.taken_at) >= coalesce(v_purged, '-infinity');
     v_source.is_known := v_source.changes_from IS NOT NULL;
     v_source.changes_from := coalesce(v_source.changes_from, 0);
-    v_source.baselines := v_source.baselines[2:];
+    -- A baseline knows from which number its changes are; its first one is the first row that it found.
+    v_source.baselines := ARRAY(
+        SELECT f.id FROM threadline.readable_baseline b
+        CROSS JOIN LATERAL (SELECT c.id FROM threadline.readable_change c
+                            WHERE c.table_id = p_table_id AND c.id >= b.first_change_id AND c.op = 3 AND c.transaction_id = b.transaction_id ORDER BY c.id LIMIT 1) f
+        WHERE b.table_id = p_table_id AND b.first_change_id = ANY (v_source.baselines[2:]) ORDER BY f.id);
     v_source.has_deltas := NOT EXISTS (SELECT FROM threadline.replayable_table r WHERE r.table_id = p_table_id);
     v_source.inputs := '{}';
     RETURN v_source;
@@ -178,7 +183,8 @@ BEGIN
         'sources', (SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
                         'name', coalesce(s.projection, threadline.qualified_name(s.relation)), 'is_projection', s.projection IS NOT NULL, 'is_known', s.is_known,
                         -- A change is a step, whatever projections make of it; an event from elsewhere is one where it is mapped to something.
-                        'is_counted', s.projection IS NULL OR s.table_id IS NULL) ORDER BY s.n), '[]')
+                        'is_counted', s.projection IS NULL OR s.table_id IS NULL,
+                        'of', (SELECT o.n FROM pg_catalog.unnest(v_request.sources) o WHERE o.table_id = s.table_id AND o.projection IS NULL AND s.projection IS NOT NULL)) ORDER BY s.n), '[]')
                     FROM pg_catalog.unnest(v_request.sources) s));
     RETURN v_request;
 END
@@ -245,6 +251,10 @@ DECLARE
     v_column record;
     v_input threadline.replay_input;
     v_others text;
+    -- A row that is meant as a whole is read with all its columns. Texts, quoted names and comments say nothing of that.
+    v_whole constant boolean := EXISTS (
+        SELECT FROM pg_catalog.unnest(p_source.inputs) i
+        WHERE pg_catalog.regexp_replace(i.expression, '''[^'']*''|"[^"]*"|--[^\n]*|\.\s*(new|old)\M', '_', 'gi') ~* '\m(new|old)\M\s*(?!\s*\.)(?=[^\s.]|$)|\m(new|old)\s*\.\s*\*');
 BEGIN
     FOR v_column IN
         SELECT DISTINCT f.name_now AS name
@@ -252,8 +262,12 @@ BEGIN
         CROSS JOIN threadline.readable_table t
         WHERE t.table_id = p_source.table_id AND f.name_now IS NOT NULL
           AND (f.redact IS NOT NULL OR f.name_now = ANY (t.exclude::text[] || t.mask))
-          AND EXISTS (SELECT FROM pg_catalog.unnest(p_source.inputs) i WHERE pg_catalog.strpos(pg_catalog.lower(i.expression), pg_catalog.lower(f.name_now)) > 0)
+          AND (v_whole OR EXISTS (SELECT FROM pg_catalog.unnest(p_source.inputs) i WHERE pg_catalog.strpos(pg_catalog.lower(i.expression), pg_catalog.lower(f.name_now)) > 0))
     LOOP
+        IF v_whole THEN
+            RETURN NEXT v_column.name;
+            CONTINUE;
+        END IF;
         SELECT coalesce(pg_catalog.string_agg(pg_catalog.format('NULL::%s AS %I', pg_catalog.format_type(a.atttypid, a.atttypmod), a.attname), ', ' ORDER BY a.attnum), '') INTO v_others
         FROM pg_catalog.pg_attribute a
         WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> v_column.name;

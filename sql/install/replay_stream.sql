@@ -236,7 +236,7 @@ BEGIN
         v_events := p_mixed_events;
     ELSIF p_events IS NOT NULL THEN
         -- Read once, whoever takes of it.
-        v_events := format(E'SELECT e.seq, e.at, e.event FROM (%s\n) AS e (seq, at, event) WHERE true %s', p_events, p_conditions);
+        v_events := format(E'SELECT e.seq::bigint, e.at::timestamptz, e.event::jsonb FROM (%s\n) AS e (seq, at, event) WHERE true %s', p_events, p_conditions);
         v_branches := v_branches || format($external$
             SELECT NULL::integer AS source, e.seq AS commit_no, 0 AS statement_no, 4::smallint AS op, e.seq AS id, e.at AS committed_at, 0 AS version, NULL::text AS key, NULL::text AS old_key,
                    false AS begins_baseline, NULL::bytea AS sums, NULL::record AS inputs, e.event
@@ -260,10 +260,10 @@ BEGIN
                     FROM (
                         SELECT q.*, CASE WHEN q.part IS NOT DISTINCT FROM q.source THEN NULL
                                          WHEN q.event IS NULL THEN 'unmapped'
-                                         WHEN jsonb_typeof(q.event -> 'skip') = 'string' AND q.event - 'skip' = '{}' THEN q.event ->> 'skip'
+                                         WHEN jsonb_typeof(q.event -> 'skip') = 'string' AND q.event = jsonb_build_object('skip', q.event -> 'skip') THEN q.event ->> 'skip'
                                          WHEN q.part_key IS NULL THEN 'no key' END AS reason
                         FROM (
-                            SELECT q.*, CASE WHEN q.part IS DISTINCT FROM q.source AND q.event IS NOT NULL AND NOT (jsonb_typeof(q.event -> 'skip') = 'string' AND q.event - 'skip' = '{}')
+                            SELECT q.*, CASE WHEN q.part IS DISTINCT FROM q.source AND q.event IS NOT NULL AND NOT (jsonb_typeof(q.event -> 'skip') = 'string' AND q.event = jsonb_build_object('skip', q.event -> 'skip'))
                                              THEN CASE q.part %4$s END END AS part_key
                             FROM (SELECT s.source, s.commit_no, s.statement_no, s.op, s.id, s.committed_at, s.version, s.key, s.old_key, s.begins_baseline, s.sums, s.inputs, p.part, p.event
                                   FROM (%5$s) s CROSS JOIN LATERAL (%6$s) p OFFSET 0) q OFFSET 0) q OFFSET 0) q OFFSET 0) q OFFSET 0) q OFFSET 0$fed$,

@@ -346,8 +346,14 @@ impl Engine {
         self.rows[event.source].fed += 1;
         self.events += u64::from(is_counted);
         if event.begins_baseline || event.op == Op::AllEnd {
-            for row in self.rows[event.source].end_all() {
-                self.leave(event.source, row, mark)?;
+            self.end_all(event.source, mark)?;
+        }
+        // The rows come anew, and so do the states that are made of them.
+        if event.begins_baseline {
+            for source in 0..self.plan.sources.len() {
+                if self.plan.sources[source].of == Some(event.source) {
+                    self.end_all(source, mark)?;
+                }
             }
         }
         if event.op != Op::AllEnd {
@@ -360,6 +366,13 @@ impl Engine {
             is_snapshot: event.op == Op::Snapshot,
         });
         Ok(false)
+    }
+
+    fn end_all(&mut self, source: usize, mark: Mark) -> Result<(), Fault> {
+        for row in self.rows[source].end_all() {
+            self.leave(source, row, mark)?;
+        }
+        Ok(())
     }
 
     /// Of the next event of a source. One that is not counted belongs to the step before.

@@ -133,7 +133,8 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
             },
         };
         let fed = run.engine.feed(&event);
-        if run.engine.rows(source).is_projection {
+        // A run that stops here ended with the event before.
+        if run.engine.rows(source).is_projection && !matches!(fed, Ok(true)) {
             run.engine.rows_mut(source).keep_state(key, states[1].map(Value::payload));
         }
         fed.map_err(|Fault { invariant, reason }| Error::NotReplayable { invariant, reason })

@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn breaks(events: &[Event]) -> Vec<&'static str> {
-        let source = Source { name: "t".into(), is_projection: false, is_counted: true, is_known: true };
+        let source = Source { name: "t".into(), is_projection: false, is_counted: true, of: None, is_known: true };
         let mut rows = Rows::new(&source, true);
         let found = |event| {
             rows.enter(event);

@@ -96,6 +96,8 @@ pub struct StateChecks(Keyed<Checked>);
 #[derive(Default, Serialize, Deserialize)]
 struct Checked {
     fails: bool,
+    /// The key has a state.
+    is_there: bool,
     /// At the last check point, and now.
     before: Option<Box<[u8]>>,
     now: Option<Box<[u8]>>,
@@ -116,6 +118,7 @@ impl StateChecks {
             checked.before = old.map(Into::into);
         }
         checked.fails = !seen.values[0].holds();
+        checked.is_there = new.is_some();
         (checked.now, checked.event) = (new.map(Into::into), seen.detail.event.map(Into::into));
         Ok(())
     }
@@ -126,15 +129,17 @@ impl StateChecks {
             found,
             |entry| {
                 let checked = &mut entry.state;
+                let [before, now, event] = [checked.before.take(), checked.now.take(), checked.event.take()];
                 checked.fails.then(|| Finding {
                     mark: entry.last,
-                    states: Some([checked.before.take(), checked.now.take()].map(|state| state.map(Document::Stored))),
-                    event: checked.event.take().map(Document::Stored),
+                    states: Some([before, now].map(|state| state.map(Document::Stored))),
+                    event: event.map(Document::Stored),
                     reason: "the check of the state is false".into(),
                     repaired_at: None,
                 })
             },
-            |_| true,
+            // What led to a failure is known only of keys that are kept.
+            |checked| !checked.is_there,
         );
     }
 

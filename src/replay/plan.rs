@@ -25,6 +25,9 @@ pub struct Source {
     pub is_projection: bool,
     /// Its events are steps of the run.
     pub is_counted: bool,
+    /// The table whose changes a projection is made of.
+    #[serde(default)]
+    pub of: Option<usize>,
     /// Every row of it was recorded when it came.
     pub is_known: bool,
 }

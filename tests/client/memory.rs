@@ -15,7 +15,7 @@ fn scale(variable: &str, usual: i64) -> i64 {
 }
 
 /// A line of a process's /proc/PID/status, in bytes.
-fn process_memory(pid: i64, line: &str) -> i64 {
+pub fn process_memory(pid: i64, line: &str) -> i64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the server runs on this machine");
     let field = status.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':')).expect("Linux tells it");
     field.trim().trim_end_matches(" kB").parse::<i64>().expect("a number of kB") * 1024
@@ -164,7 +164,7 @@ fn a_session_forgets_tables_that_are_dropped() {
 
 /// The most memory of its own that the session's process has while the statement runs. What it has of the shared
 /// buffers counts as shared, and there capture has more only because it writes more.
-fn peak_of(s: &mut Session, statement: &str) -> i64 {
+pub fn peak_of(s: &mut Session, statement: &str) -> i64 {
     let pid = s.number("SELECT pg_backend_pid()");
     let running = AtomicBool::new(true);
     std::thread::scope(|scope| {

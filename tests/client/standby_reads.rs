@@ -61,6 +61,10 @@ fn wait_until(s: &mut Session, condition: &str) {
 #[test]
 fn all_that_reads() {
     let mut pair = Pair::new("standby_all");
+    pair.primary.run(
+        "SELECT threadline.replay_define_model('model'); SELECT threadline.replay_add_projection('model', 'changes', 'orders', NULL, '0', 'to_jsonb((state #>> ''{}'')::int + 1)');
+         SELECT threadline.replay_add_invariant('model', 'cheap', 'row', '{\"table\": \"orders\", \"check\": \"new.total < 11\"}', 'event')",
+    );
     let mut moments = Vec::new();
     for (actor, sql) in [
         ("ann", "UPDATE orders SET state = 'paid', total = 12.50 WHERE id = 1"),
@@ -103,6 +107,8 @@ fn all_that_reads() {
         "threadline.audit_changes c, threadline.change_statement(c.id) ORDER BY c.id",
         "threadline.replay_violations(threadline.replay_check('orders'::regclass))",
         "threadline.replay_report(threadline.replay_check('orders'::regclass))",
+        "threadline.replay_check('model', stop_on_first_failure => false)",
+        "threadline.replay_report(threadline.replay_check('model'))",
     ] {
         queries.push(format!("SELECT * FROM {rest}"));
     }
@@ -116,6 +122,7 @@ fn all_that_reads() {
     }
     assert_eq!(r.one(&format!("SELECT count(*) FROM threadline.audit_as_of(NULL::orders, '{}')", moments[2])), "1");
     r.assert_replay_holds("orders");
+    assert_eq!(r.one("SELECT threadline.replay_check('model') ->> 'verdict'"), "violated");
     // What they say is of the server that says it.
     for query in [
         "SELECT * FROM threadline.audit_health()",
