@@ -99,7 +99,7 @@ DECLARE
         WHEN 'unique' THEN ARRAY['columns', 'where'] WHEN 'references' THEN ARRAY['columns', 'to', 'to_columns', 'where']
         WHEN 'requires' THEN ARRAY['key', 'event', 'earlier', 'within'] WHEN 'forbids' THEN ARRAY['key', 'event', 'since', 'unless']
         WHEN 'rate' THEN ARRAY['key', 'event', 'at_most', 'per'] WHEN 'monotone' THEN ARRAY['key', 'column', 'strict']
-        WHEN 'deadline' THEN ARRAY['key', 'open', 'close', 'within'] WHEN 'query' THEN ARRAY['sql'] END;
+        WHEN 'deadline' THEN ARRAY['key', 'open', 'close', 'within'] WHEN 'query' THEN ARRAY['sql', 'key'] END;
     v_name text;
 BEGIN
     SELECT m.key INTO v_name FROM jsonb_object_keys(p_spec) AS m (key) WHERE m.key <> ALL (v_known) ORDER BY 1 LIMIT 1;

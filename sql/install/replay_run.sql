@@ -125,7 +125,7 @@ BEGIN
             -- Where events begin is not where the table does.
             v_source.is_known := false;
             v_source.has_deltas := false;
-            v_source.changes_from := 0;
+            v_source.changes_from := -9223372036854775807;
             v_source.baselines := '{}';
         END IF;
         v_request.sources := v_request.sources || v_source;
@@ -285,6 +285,16 @@ BEGIN
 END
 $$;
 
+-- Columns of which something is or was redacted.
+CREATE FUNCTION threadline.hidden_columns(p_table_id integer) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(array_agg(DISTINCT h.name), '{}')
+    FROM (SELECT split_part(n.name, '.', 1) AS name FROM threadline.readable_table t CROSS JOIN LATERAL unnest(t.exclude::text[] || t.mask) AS n (name) WHERE t.table_id = p_table_id
+          UNION ALL
+          SELECT c.name FROM threadline.readable_version v CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (name text, redact text) WHERE v.table_id = p_table_id AND c.redact IS NOT NULL) h
+$$;
+
 -- Why a run is no ground for saying that all invariants hold: {"table", "reason", "detail"} or {"invariant", …}.
 CREATE FUNCTION threadline.replay_doubts(p_request threadline.replay_request, p_outcome jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
@@ -309,6 +319,16 @@ AS $$
         FROM pg_catalog.unnest((p_request).sources) s
         CROSS JOIN LATERAL threadline.redacted_inputs(s) AS r (name)
         WHERE s.projection IS NULL
+        UNION ALL
+        -- A projection takes what it names, in its expressions or in the functions that they call.
+        SELECT pg_catalog.jsonb_build_object('projection', s.projection, 'reason', 'redacted', 'column', h.name)
+        FROM pg_catalog.unnest((p_request).sources) s
+        JOIN threadline.replay_projections p ON p.model = (p_request).model AND p.name = s.projection
+        CROSS JOIN LATERAL pg_catalog.unnest(threadline.hidden_columns(s.table_id)) AS h (name)
+        WHERE s.table_id IS NOT NULL
+          AND pg_catalog.strpos(pg_catalog.concat_ws(' ', p.key, p.step, p.mapping,
+                  (SELECT f.prosrc FROM pg_catalog.pg_proc f WHERE f.oid = pg_catalog.to_regprocedure(p.mapping || '(jsonb)')),
+                  (SELECT f.prosrc FROM pg_catalog.pg_proc f WHERE f.oid = CASE WHEN p.step ~ '^[\w."$]+$' THEN pg_catalog.to_regprocedure(p.step || '(jsonb, jsonb)') END)), h.name) > 0
         UNION ALL
         SELECT pg_catalog.jsonb_build_object('invariant', (p_request).invariants[(u.value ->> 'invariant')::integer + 1], 'reason', 'before_horizon', 'times', u.value -> 'times')
         FROM pg_catalog.jsonb_array_elements(p_outcome -> 'unknown') AS u (value)

@@ -29,16 +29,6 @@ AS $$
     ORDER BY s.n
 $$;
 
--- Columns of which something is or was redacted.
-CREATE FUNCTION threadline.hidden_columns(p_table_id integer) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce(array_agg(DISTINCT h.name), '{}')
-    FROM (SELECT split_part(n.name, '.', 1) AS name FROM threadline.readable_table t CROSS JOIN LATERAL unnest(t.exclude::text[] || t.mask) AS n (name) WHERE t.table_id = p_table_id
-          UNION ALL
-          SELECT c.name FROM threadline.readable_version v CROSS JOIN LATERAL jsonb_to_recordset(v.columns) AS c (name text, redact text) WHERE v.table_id = p_table_id AND c.redact IS NOT NULL) h
-$$;
-
 CREATE FUNCTION threadline.source_name(p_request threadline.replay_request, p_table_id integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN (SELECT threadline.qualified_name(s.relation) FROM unnest((p_request).sources) s WHERE s.table_id = p_table_id AND s.projection IS NULL);

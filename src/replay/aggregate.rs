@@ -164,7 +164,8 @@ impl Aggregated {
                     repaired_at: None,
                 })
             },
-            |group| group.now.rows == 0,
+            // A group that was pinned for less than it is may have no rows and yet a sum.
+            |group| group.now.rows == 0 && group.now.number.is_none_or(|number| number == Decimal::ZERO),
         );
     }
 
