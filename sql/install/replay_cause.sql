@@ -77,26 +77,31 @@ AS $$
     ), numbered AS (
         -- Columns that number things: another in nearly every row. They do not tell one effect from another.
         SELECT p.of_table, p.name FROM part p WHERE p.op = 'insert' GROUP BY 1, 2 HAVING count(*) >= 4 AND count(DISTINCT p.value) >= 0.8 * count(*)
-    ), known AS MATERIALIZED (
-        SELECT t.*, (SELECT pg_catalog.jsonb_agg(e.one ORDER BY e.no) FROM (
-                         SELECT p.no, pg_catalog.jsonb_build_array(p.of_table, p.op, pg_catalog.jsonb_object_agg(p.name, p.value)) AS one FROM part p
-                         WHERE p.n = t.n AND (p.of_table, p.name) NOT IN (SELECT u.of_table, u.name FROM numbered u) GROUP BY p.no, p.of_table, p.op) e) AS deed
-        FROM told t
-    ), direction AS MATERIALIZED (
-        SELECT p.n, p.label, p.of_table, p.op, p.name, pg_catalog.sign(pg_catalog.sum((p.value #>> '{}')::numeric)) AS sign
-        FROM (SELECT * FROM part WHERE pg_catalog.jsonb_typeof(value) = 'number' OFFSET 0) p GROUP BY 1, 2, 3, 4, 5
     ), place AS MATERIALIZED (
         SELECT (d.value #>> '{event,transaction}')::bigint AS n, (d.value #>> '{event,change_id}')::bigint AS change_id, d.value #>> '{event,table}' AS of_table,
                coalesce(d.value #>> '{event,old_key}', d.value #>> '{event,key}') AS key, d.value #>> '{event,op}' AS op, d.value #> '{event,new}' AS new, d.value #> '{event,old}' AS old
         FROM pg_catalog.jsonb_array_elements(p_documents) AS d (value)
     ), number AS MATERIALIZED (
-        SELECT * FROM threadline.numbers_of_changes(ARRAY(SELECT k.transaction_id FROM known k WHERE k.transaction_id IS NOT NULL))
+        SELECT * FROM threadline.numbers_of_changes(ARRAY(SELECT t.transaction_id FROM told t WHERE t.transaction_id IS NOT NULL))
     ), moved AS MATERIALIZED (
         -- Whether the amount by which a number was changed is found elsewhere in what the transaction did.
         SELECT p.n, p.of_table, p.key, m.name, m.number,
-               EXISTS (SELECT FROM number o WHERE o.transaction_id = m.transaction_id AND (o.change_id, o.name) <> (m.change_id, m.name) AND pg_catalog.abs(o.number) = pg_catalog.abs(m.number)
-                                              OR o.transaction_id = m.transaction_id AND o.change_id <> m.change_id AND o.is_delta AND pg_catalog.abs(o.number) = pg_catalog.abs(m.number)) AS is_matched
+               EXISTS (SELECT FROM number o WHERE o.transaction_id = m.transaction_id AND pg_catalog.abs(o.number) = pg_catalog.abs(m.number)
+                       AND CASE WHEN o.is_delta THEN o.change_id <> m.change_id AND o.name = m.name ELSE (o.change_id, o.name) <> (m.change_id, m.name) END) AS is_matched,
+               EXISTS (SELECT FROM number v JOIN number o ON o.transaction_id = v.transaction_id AND NOT o.is_delta AND (o.change_id, o.name) <> (v.change_id, v.name) AND pg_catalog.abs(o.number) = pg_catalog.abs(v.number)
+                       WHERE v.change_id = m.change_id AND v.name = m.name AND NOT v.is_delta) AS is_set
         FROM place p JOIN number m ON m.change_id = p.change_id AND m.is_delta AND m.number <> 0
+    ), moving AS MATERIALIZED (
+        -- Numbers that are moved by amounts, and those that are set to something, whose difference says nothing.
+        SELECT m.of_table, m.name, count(*) FILTER (WHERE m.is_matched) >= 0.5 * count(*) AND count(*) FILTER (WHERE m.is_matched) > count(*) FILTER (WHERE m.is_set) AS moves FROM moved m GROUP BY 1, 2
+    ), known AS MATERIALIZED (
+        SELECT t.*, (SELECT pg_catalog.jsonb_agg(e.one ORDER BY e.no) FROM (
+                         SELECT p.no, pg_catalog.jsonb_build_array(p.of_table, p.op, pg_catalog.jsonb_object_agg(p.name, p.value)) AS one FROM part p
+                         WHERE p.n = t.n AND (p.of_table, p.name) NOT IN (SELECT u.of_table, u.name FROM numbered u) AND (p.op, p.of_table, p.name) NOT IN (SELECT 'update', u.of_table, u.name FROM moving u WHERE NOT u.moves) GROUP BY p.no, p.of_table, p.op) e) AS deed
+        FROM told t
+    ), direction AS MATERIALIZED (
+        SELECT p.n, p.label, p.of_table, p.op, p.name, pg_catalog.sign(pg_catalog.sum((p.value #>> '{}')::numeric)) AS sign
+        FROM (SELECT * FROM part WHERE pg_catalog.jsonb_typeof(value) = 'number' OFFSET 0) p WHERE (p.op, p.of_table, p.name) NOT IN (SELECT 'update', u.of_table, u.name FROM moving u WHERE NOT u.moves) GROUP BY 1, 2, 3, 4, 5
     ), overlap AS MATERIALIZED (
         SELECT DISTINCT k.n, o.n AS earlier, p.of_table, p.key
         FROM known k JOIN known o ON o.n < k.n AND o.committed_at > k.started_at AND o.transaction_id <> k.transaction_id

@@ -89,7 +89,7 @@ fn incident(number: usize, random: &mut Random, has_pgtap: bool, complaints: &mu
     scenario.define_model(&mut app);
     let tenant = random.between(1, TENANTS);
     let account = app.customer(tenant);
-    for _ in 0..random.between(5, 40) {
+    for _ in 0..random.between(12, 45) {
         app.everyday();
     }
     scenario.prepare(&mut app, account);
