@@ -197,7 +197,7 @@ AS $$
 $$;
 
 -- Sets of transactions without which the events end without failure: single ones, or pairs where no single one does.
-CREATE FUNCTION threadline.replay_but_for(p_result jsonb, p_violation jsonb, p_documents jsonb) RETURNS jsonb
+CREATE FUNCTION threadline.but_for_sets(p_result jsonb, p_violation jsonb, p_documents jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -221,12 +221,12 @@ BEGIN
         JOIN threadline.transaction_suspicions(p_documents, (v_last #>> '{event,transaction}')::bigint, p_violation ->> 'kind') s ON s.n = c.n;
     FOREACH v_first IN ARRAY coalesce(v_candidates, '{}') LOOP
         v_tried := v_tried + 1;
-        IF NOT threadline.trial_fails(threadline.replay_trial(v_model, p_violation, threadline.events_without(p_documents, ARRAY[v_first]), v_until), v_target, p_violation ->> 'kind') THEN
+        IF NOT threadline.trial_fails(threadline.trial_run(v_model, p_violation, threadline.events_without(p_documents, ARRAY[v_first]), v_until), v_target, p_violation ->> 'kind') THEN
             v_sets := v_sets || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array(v_first));
         ELSIF v_repairs ? v_first::text THEN
             -- What came after may build on it, so that there would be a failure without it as well; but not had it been right.
             v_tried := v_tried + 1;
-            IF NOT threadline.trial_fails(threadline.replay_trial(v_model, p_violation, threadline.events_adjusted(p_documents, v_first, v_repairs -> v_first::text), v_until), v_target, p_violation ->> 'kind') THEN
+            IF NOT threadline.trial_fails(threadline.trial_run(v_model, p_violation, threadline.events_adjusted(p_documents, v_first, v_repairs -> v_first::text), v_until), v_target, p_violation ->> 'kind') THEN
                 v_sets := v_sets || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array(v_first));
                 v_righted := v_righted || pg_catalog.jsonb_build_object(v_first::text, v_repairs -> v_first::text);
             END IF;
@@ -238,7 +238,7 @@ BEGIN
             FOREACH v_second IN ARRAY v_candidates[:12] LOOP
                 CONTINUE WHEN v_second >= v_first;
                 v_tried := v_tried + 1;
-                IF NOT threadline.trial_fails(threadline.replay_trial(v_model, p_violation, threadline.events_without(p_documents, ARRAY[v_first, v_second]), v_until), v_target, p_violation ->> 'kind') THEN
+                IF NOT threadline.trial_fails(threadline.trial_run(v_model, p_violation, threadline.events_without(p_documents, ARRAY[v_first, v_second]), v_until), v_target, p_violation ->> 'kind') THEN
                     v_sets := v_sets || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array(v_first, v_second));
                     EXIT pairs WHEN pg_catalog.jsonb_array_length(v_sets) >= 5;
                 END IF;
@@ -267,18 +267,18 @@ BEGIN
             MESSAGE = pg_catalog.format('there is no minimal set of the notion "%s"', replay_minimal_set.notion),
             HINT = 'Use ''reproducer'' (the fewest events that show the failure), ''causal_slice'' (all events that it depends on) or ''but_for'' (transactions without which there is none).';
     END IF;
-    v_ids := threadline.replay_slice(replay_minimal_set.result, v_violation, CASE replay_minimal_set.notion WHEN 'causal_slice' THEN 100000 ELSE v_most END);
-    v_documents := threadline.replay_events(replay_minimal_set.result #>> '{request,events}', v_ids);
+    v_ids := threadline.violation_slice(replay_minimal_set.result, v_violation, CASE replay_minimal_set.notion WHEN 'causal_slice' THEN 100000 ELSE v_most END);
+    v_documents := threadline.events_of_changes(replay_minimal_set.result #>> '{request,events}', v_ids);
     v_found := pg_catalog.jsonb_build_object('notion', replay_minimal_set.notion, 'invariant', v_violation -> 'invariant', 'key', v_violation -> 'key', 'change_id', v_violation -> 'change_id', 'fingerprint', v_violation -> 'fingerprint');
     IF replay_minimal_set.notion = 'causal_slice' THEN
         RETURN v_found || pg_catalog.jsonb_build_object('events', v_documents);
     ELSIF replay_minimal_set.notion = 'reproducer' THEN
-        RETURN v_found || pg_catalog.jsonb_build_object('events', threadline.replay_reproducer(replay_minimal_set.result, v_violation, v_documents));
+        RETURN v_found || pg_catalog.jsonb_build_object('events', threadline.shortest_events(replay_minimal_set.result, v_violation, v_documents));
     END IF;
     IF pg_catalog.cardinality(v_ids) >= v_most THEN
         v_documents := coalesce(threadline.pinned_events(replay_minimal_set.result #>> '{request,model}', v_violation, v_documents), v_documents);
     END IF;
-    v_found := v_found || threadline.replay_but_for(replay_minimal_set.result, v_violation, v_documents);
+    v_found := v_found || threadline.but_for_sets(replay_minimal_set.result, v_violation, v_documents);
     v_breaker := (v_documents #>> '{-1,event,transaction}')::bigint;
     RETURN (v_found - '{sets,righted}'::text[]) || pg_catalog.jsonb_build_object('sets', (
         SELECT coalesce(pg_catalog.jsonb_agg(o.entry || pg_catalog.jsonb_build_object('rank', o.rank) ORDER BY o.rank), '[]')

@@ -27,7 +27,7 @@ BEGIN
             HINT = pg_catalog.format('SELECT threadline.replay_check(%L::regclass); checks the table. To check the model, SET search_path to schemas without the table.', replay_check.what);
     END IF;
     IF v_is_model THEN
-        RETURN threadline.replay_model_check(threadline.replay_request(replay_check.what, replay_check.since, replay_check.until,
+        RETURN threadline.check_model(threadline.run_request(replay_check.what, replay_check.since, replay_check.until,
             coalesce(replay_check.stop_on_first_failure, true), replay_check.invariants, replay_check.projections, replay_check.events));
     END IF;
     IF v_relation IS NULL THEN

@@ -55,7 +55,7 @@ AS $$
 DECLARE
     v_run record;
 BEGIN
-    v_run := threadline.replay_execute(p_request, p_state, p_conditions, p_save);
+    v_run := threadline.execute_stream(p_request, p_state, p_conditions, p_save);
     outcome := v_run.outcome;
     states := v_run.states;
     saved := v_run.saved;
@@ -71,13 +71,13 @@ DECLARE
     v_run record;
 BEGIN
     IF p_state IS NULL THEN
-        v_run := threadline.replay_execute(p_request, NULL, NULL, p_save);
+        v_run := threadline.execute_stream(p_request, NULL, NULL, p_save);
     ELSE
         v_new := threadline.new_changes(p_commit_no, p_until);
         IF v_new.change_count < 100000 THEN
             v_run := threadline.resume_quickly(p_request, p_state, v_new.condition, p_save);
         ELSE
-            v_run := threadline.replay_execute(p_request, p_state, v_new.condition, p_save);
+            v_run := threadline.execute_stream(p_request, p_state, v_new.condition, p_save);
         END IF;
     END IF;
     outcome := v_run.outcome;
@@ -168,7 +168,7 @@ AS $$
                      LEFT JOIN threadline.replay_invariants i ON i.model = (p_request).model AND i.name = (p_request).invariants[(f.value ->> 'invariant')::integer + 1]
                      WHERE coalesce(i.severity, 'error') = 'error') THEN 'violated'
         -- It ends at a time that was settled when it was chosen.
-        WHEN EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(threadline.replay_doubts(p_request, p_outcome)) AS d (value) WHERE d.value ->> 'reason' <> 'not_settled') THEN 'unknown'
+        WHEN EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(threadline.run_doubts(p_request, p_outcome)) AS d (value) WHERE d.value ->> 'reason' <> 'not_settled') THEN 'unknown'
         ELSE 'holds' END
 $$;
 
@@ -196,7 +196,7 @@ BEGIN
         v_progress.new_events := 0;
         RETURN v_progress;
     END IF;
-    v_request := threadline.replay_request(p_model, '-infinity', v_at, false, NULL, NULL, NULL);
+    v_request := threadline.run_request(p_model, '-infinity', v_at, false, NULL, NULL, NULL);
     v_request.horizon := greatest(v_request.horizon, v_saved.commit_no);
     v_basis := threadline.run_basis(v_request) || pg_catalog.jsonb_build_object('settings', threadline.run_settings());
     v_progress.anew := CASE
@@ -435,7 +435,7 @@ BEGIN
         IF v_name IS NULL OR NOT EXISTS (
             SELECT FROM threadline.replay_failures f
             WHERE f.model = v_request.model AND f.invariant = v_name AND f.change_id = (v_violation ->> 'change_id')::bigint AND f.found_key = v_violation -> 'key') THEN
-            v_document := threadline.replay_violation(v_request, v_violation);
+            v_document := threadline.violation_of_run(v_request, v_violation);
             v_name := v_document ->> 'invariant';
         END IF;
         v_found := v_found || (pg_catalog.jsonb_build_object('invariant', v_name, 'key', v_violation -> 'key', 'change_id', v_violation -> 'change_id',

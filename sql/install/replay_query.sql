@@ -378,7 +378,7 @@ RETURN (p_found ->> 'found_at')::bigint > threadline.engine_time(p_since) OR coa
 CREATE FUNCTION threadline.place_found(p_found jsonb) RETURNS bigint
 LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN p_found -> 'found_at' = p_found -> 'time'
-            THEN coalesce(((threadline.replay_change((p_found ->> 'change_id')::bigint)).transaction ->> 'commit_no')::bigint, 9223372036854775807)
+            THEN coalesce(((threadline.change_of_run((p_found ->> 'change_id')::bigint)).transaction ->> 'commit_no')::bigint, 9223372036854775807)
             ELSE coalesce(threadline.horizon_at_once(threadline.time_of_engine((p_found ->> 'found_at')::bigint)), 0) END;
 
 -- Violations of the engine, told already, and of queries, in the order of commits.
@@ -399,7 +399,7 @@ BEGIN
             JOIN pg_catalog.jsonb_array_elements(p_told) WITH ORDINALITY AS t (value, n) ON t.n = f.n
             LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = t.value ->> 'invariant') e
         UNION ALL
-        SELECT threadline.replay_violation(v_of_queries, f.value), (f.value ->> 'place')::bigint, (f.value ->> 'change_id')::bigint, i.no, f.n
+        SELECT threadline.violation_of_run(v_of_queries, f.value), (f.value ->> 'place')::bigint, (f.value ->> 'change_id')::bigint, i.no, f.n
         FROM pg_catalog.jsonb_array_elements(p_of_queries) WITH ORDINALITY AS f (value, n)
         JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = p_request.queries[(f.value ->> 'invariant')::integer + 1]
         WHERE NOT p_request.stop OR f.n = 1) m;

@@ -44,7 +44,7 @@ CREATE TYPE threadline.replay_change AS (
     key          text
 );
 
-CREATE FUNCTION threadline.replay_change(p_id bigint) RETURNS threadline.replay_change
+CREATE FUNCTION threadline.change_of_run(p_id bigint) RETURNS threadline.replay_change
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -100,7 +100,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.replay_violation(p_request threadline.replay_request, p_found jsonb, p_ids bigint[], p_known jsonb) RETURNS jsonb
+CREATE FUNCTION threadline.violation_of_run(p_request threadline.replay_request, p_found jsonb, p_ids bigint[], p_known jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -168,25 +168,25 @@ END
 $$;
 
 -- A violation by itself.
-CREATE FUNCTION threadline.replay_violation(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
+CREATE FUNCTION threadline.violation_of_run(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_ids constant bigint[] := threadline.leading_changes(p_request, p_found);
 BEGIN
-    RETURN threadline.replay_violation(p_request, p_found, v_ids, threadline.known_changes(p_request, v_ids));
+    RETURN threadline.violation_of_run(p_request, p_found, v_ids, threadline.known_changes(p_request, v_ids));
 END
 $$;
 
 -- p_queries: what watch_queries found, if there are invariants of kind query.
-CREATE FUNCTION threadline.replay_result(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb, p_queries jsonb = NULL) RETURNS jsonb
+CREATE FUNCTION threadline.result_of_run(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb, p_queries jsonb = NULL) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 -- To plan each look-up of each violation anew takes longer than the answers.
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     v_violations jsonb;
-    v_doubts constant jsonb := threadline.replay_doubts(p_request, p_outcome) || coalesce(p_queries -> 'doubts', '[]');
+    v_doubts constant jsonb := threadline.run_doubts(p_request, p_outcome) || coalesce(p_queries -> 'doubts', '[]');
     v_total constant bigint := (p_outcome ->> 'total')::bigint + coalesce((p_queries ->> 'total')::bigint, 0);
     v_rows jsonb;
     v_found jsonb[];
@@ -202,7 +202,7 @@ BEGIN
     ) f;
     v_known := threadline.known_changes(p_request, ARRAY(SELECT DISTINCT i.id FROM pg_catalog.unnest(v_ids) u CROSS JOIN LATERAL pg_catalog.unnest(u.ids) AS i (id)));
     v_pending := threadline.known_changes(p_request, ARRAY(SELECT (p.value ->> 'change_id')::bigint FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') AS p (value) WHERE p.value -> 'key' = 'null'));
-    SELECT coalesce(pg_catalog.jsonb_agg(threadline.replay_violation(p_request, v_found[n], v_ids[n].ids, v_known) ORDER BY n), '[]') INTO v_violations
+    SELECT coalesce(pg_catalog.jsonb_agg(threadline.violation_of_run(p_request, v_found[n], v_ids[n].ids, v_known) ORDER BY n), '[]') INTO v_violations
     FROM pg_catalog.generate_subscripts(v_found, 1) AS n;
     IF p_queries -> 'violations' <> '[]' THEN
         v_violations := threadline.merge_violations(p_request, p_outcome -> 'violations', v_violations, p_queries -> 'violations');
@@ -241,7 +241,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.replay_model_check(p_request threadline.replay_request) RETURNS jsonb
+CREATE FUNCTION threadline.check_model(p_request threadline.replay_request) RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -252,6 +252,6 @@ BEGIN
     IF pg_catalog.cardinality(p_request.queries) > 0 THEN
         v_queries := threadline.watch_queries(p_request, CASE WHEN p_request.stop THEN threadline.place_found(v_run.outcome #> '{violations,0}') END);
     END IF;
-    RETURN threadline.replay_result(p_request, v_run.outcome, v_run.states, v_queries) || CASE WHEN v_queries IS NOT NULL THEN pg_catalog.jsonb_build_object('query_runs', v_queries -> 'runs') ELSE '{}' END;
+    RETURN threadline.result_of_run(p_request, v_run.outcome, v_run.states, v_queries) || CASE WHEN v_queries IS NOT NULL THEN pg_catalog.jsonb_build_object('query_runs', v_queries -> 'runs') ELSE '{}' END;
 END
 $$;

@@ -28,7 +28,7 @@ RETURN CASE WHEN abs(time_of_engine.at) >= 9000000000000000000 THEN NULL
             ELSE '2000-01-01 00:00:00+00'::timestamptz + (time_of_engine.at / 1000000) * interval '1 second' + (time_of_engine.at % 1000000) * interval '1 microsecond' END;
 
 -- Where a table's changes begin in a run: at its oldest baseline that was not purged.
-CREATE FUNCTION threadline.replay_table_source(p_n integer, p_table_id integer, p_horizon bigint) RETURNS threadline.replay_source
+CREATE FUNCTION threadline.table_source(p_n integer, p_table_id integer, p_horizon bigint) RETURNS threadline.replay_source
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -63,7 +63,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.replay_request(p_model text, p_since timestamptz, p_until timestamptz, p_stop boolean, p_invariants text[], p_projections text[], p_events text) RETURNS threadline.replay_request
+CREATE FUNCTION threadline.run_request(p_model text, p_since timestamptz, p_until timestamptz, p_stop boolean, p_invariants text[], p_projections text[], p_events text) RETURNS threadline.replay_request
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -120,7 +120,7 @@ BEGIN
         SELECT q.table_id FROM threadline.queried_tables(p_model, p_invariants) AS q (table_id) WHERE p_events IS NULL
         ORDER BY 1
     LOOP
-        v_source := threadline.replay_table_source(pg_catalog.cardinality(v_request.sources), v_table_id, v_request.horizon);
+        v_source := threadline.table_source(pg_catalog.cardinality(v_request.sources), v_table_id, v_request.horizon);
         IF p_events IS NOT NULL THEN
             -- Where events begin is not where the table does.
             v_source.is_known := false;
@@ -191,7 +191,7 @@ END
 $$;
 
 -- Runs the stream, with the rights of the caller and writing nothing, and ends the run. p_state: of a run to go on from; p_conditions: which changes are new to it.
-CREATE FUNCTION threadline.replay_execute(p_request threadline.replay_request, p_state bytea, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
+CREATE FUNCTION threadline.execute_stream(p_request threadline.replay_request, p_state bytea, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
 LANGUAGE plpgsql
 -- Texts are read in the settings they were written in.
 SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
@@ -296,7 +296,7 @@ AS $$
 $$;
 
 -- Why a run is no ground for saying that all invariants hold: {"table", "reason", "detail"} or {"invariant", …}.
-CREATE FUNCTION threadline.replay_doubts(p_request threadline.replay_request, p_outcome jsonb) RETURNS jsonb
+CREATE FUNCTION threadline.run_doubts(p_request threadline.replay_request, p_outcome jsonb) RETURNS jsonb
 LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(pg_catalog.jsonb_agg(d.doubt), '[]')

@@ -124,8 +124,8 @@ BEGIN
             DETAIL = CASE v_violation ->> 'kind' WHEN 'query' THEN 'A query may depend on every row of its tables.' ELSE 'It is about the record itself.' END,
             HINT = 'SELECT threadline.replay_report(…); tells of it.';
     END IF;
-    v_documents := threadline.replay_reproducer(replay_regression_test.result, v_violation,
-        threadline.replay_events(v_events, threadline.replay_slice(replay_regression_test.result, v_violation, 1000)));
+    v_documents := threadline.shortest_events(replay_regression_test.result, v_violation,
+        threadline.events_of_changes(v_events, threadline.violation_slice(replay_regression_test.result, v_violation, 1000)));
     SELECT d.value ->> 'seq' INTO v_seq FROM pg_catalog.jsonb_array_elements(v_documents) AS d (value)
     WHERE d.value #>> '{event,change_id}' = v_violation ->> 'change_id' OR v_events IS NOT NULL AND d.value ->> 'seq' = v_violation ->> 'change_id';
     v_request := threadline.violation_request(v_model, v_violation, v_events);

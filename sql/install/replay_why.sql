@@ -25,7 +25,7 @@ AS $$
 DECLARE
     v_is_error constant boolean := p_violation ->> 'kind' = 'error';
 BEGIN
-    RETURN threadline.replay_request(p_model, '-infinity', 'infinity', false,
+    RETURN threadline.run_request(p_model, '-infinity', 'infinity', false,
         CASE WHEN v_is_error THEN '{}'::text[] ELSE ARRAY[p_violation ->> 'invariant'] END,
         CASE WHEN v_is_error THEN ARRAY[pg_catalog.regexp_replace(p_violation ->> 'invariant', '_does_not_fail$', '')]
              ELSE ARRAY(SELECT i.projection FROM threadline.replay_invariants i WHERE i.model = p_model AND i.name = p_violation ->> 'invariant' AND i.projection IS NOT NULL) END,
@@ -34,7 +34,7 @@ END
 $$;
 
 -- The changes that the violated expression depends on: those of its key, the last p_most of them.
-CREATE FUNCTION threadline.replay_slice(p_result jsonb, p_violation jsonb, p_most integer) RETURNS bigint[]
+CREATE FUNCTION threadline.violation_slice(p_result jsonb, p_violation jsonb, p_most integer) RETURNS bigint[]
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -71,13 +71,13 @@ BEGIN
         -- What came after the failure is of no account.
         v_request.horizon := (p_violation #>> '{transaction,commit_no}')::bigint;
     END IF;
-    v_outcome := (threadline.replay_execute(v_request, NULL, NULL, false)).outcome;
+    v_outcome := (threadline.execute_stream(v_request, NULL, NULL, false)).outcome;
     SELECT f.value INTO v_found
     FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') AS f (value)
     WHERE ((f.value ->> 'change_id')::bigint = v_id OR v_compiled IS NOT NULL) AND (f.value -> 'key' = 'null' OR f.value -> 'key' = p_violation -> 'key' OR p_violation -> 'key' = '[]');
     v_ids := ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(coalesce(v_found -> 'recent', '[]')) AS r (id));
     IF v_events IS NULL AND (v_found IS NULL OR v_found -> 'key' = 'null' OR v_ids = '{}' OR v_spec IS NOT NULL AND v_compiled IS NULL) THEN
-        v_change := threadline.replay_change(v_id);
+        v_change := threadline.change_of_run(v_id);
         SELECT t.key_columns INTO v_keys FROM threadline.readable_table t WHERE t.table_id = v_change.table_id;
         SELECT coalesce(pg_catalog.array_agg(c.id), '{}') INTO v_ids
         FROM threadline.readable_table t
@@ -99,7 +99,7 @@ END
 $$;
 
 -- Changes as events, numbered in commit order: [{"seq", "at", "event"}]. Of an external log the events as they are.
-CREATE FUNCTION threadline.replay_events(p_events text, p_ids bigint[]) RETURNS jsonb
+CREATE FUNCTION threadline.events_of_changes(p_events text, p_ids bigint[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -133,7 +133,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN format('SELECT (e.value ->> ''seq'')::bigint, (e.value ->> ''at'')::timestamptz, e.value -> ''event'' FROM pg_catalog.jsonb_array_elements(%L::jsonb) AS e (value)', p_documents);
 
 -- What one invariant says of such events.
-CREATE FUNCTION threadline.replay_trial(p_model text, p_violation jsonb, p_documents jsonb, p_until timestamptz) RETURNS jsonb
+CREATE FUNCTION threadline.trial_run(p_model text, p_violation jsonb, p_documents jsonb, p_until timestamptz) RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -141,7 +141,7 @@ DECLARE
 BEGIN
     v_request := threadline.violation_request(p_model, p_violation, threadline.events_query(p_documents));
     v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('until', threadline.engine_time(p_until));
-    RETURN (threadline.replay_execute(v_request, NULL, NULL, false)).outcome;
+    RETURN (threadline.execute_stream(v_request, NULL, NULL, false)).outcome;
 END
 $$;
 
@@ -258,7 +258,7 @@ BEGIN
     ) f;
     v_document := pg_catalog.jsonb_build_object('seq', 0, 'at', p_documents #> '{0,at}', 'event', pg_catalog.jsonb_build_object('table', p_documents #> '{0,event,table}', 'op', 'pin', 'transaction', 0, 'statement', 1, 'pin', v_pin));
     -- A group that came out empty is not among them; where there are many, none is.
-    v_groups := threadline.replay_trial(p_model, p_violation, v_snapshots || v_document || p_documents, 'infinity') -> 'groups';
+    v_groups := threadline.trial_run(p_model, p_violation, v_snapshots || v_document || p_documents, 'infinity') -> 'groups';
     SELECT g.value INTO v_reading FROM pg_catalog.jsonb_array_elements(v_groups) AS g (value) WHERE g.value -> 'key' = v_pin -> 'key';
     IF v_reading IS NULL AND pg_catalog.jsonb_array_length(v_groups) = 0 AND pg_catalog.jsonb_array_length(p_documents) > 1 AND p_violation -> 'key' <> '[]' THEN
         RETURN NULL;
@@ -322,7 +322,7 @@ RETURN EXISTS (SELECT FROM jsonb_array_elements(p_outcome -> 'violations') AS v 
                WHERE ((v.value ->> 'invariant')::integer = 0 OR p_kind = 'error') AND ((v.value ->> 'change_id')::bigint = p_seq OR v.value -> 'repaired_at' = 'null'));
 
 -- The shortest end of the events that shows the failure by itself, what the rows of the key were before it standing in for the rest.
-CREATE FUNCTION threadline.replay_reproducer(p_result jsonb, p_violation jsonb, p_documents jsonb) RETURNS jsonb
+CREATE FUNCTION threadline.shortest_events(p_result jsonb, p_violation jsonb, p_documents jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -343,7 +343,7 @@ BEGIN
             WHERE CASE p_violation ->> 'check_at' WHEN 'event' THEN d.n = v_count
                        WHEN 'statement' THEN d.value #> '{event,statement}' = p_documents #> '{-1,event,statement}' AND d.value #> '{event,transaction}' = p_documents #> '{-1,event,transaction}'
                        ELSE d.value #> '{event,transaction}' = p_documents #> '{-1,event,transaction}' END));
-        IF v_documents IS NOT NULL AND threadline.trial_shows(threadline.replay_trial(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after') THEN
+        IF v_documents IS NOT NULL AND threadline.trial_shows(threadline.trial_run(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after') THEN
             RETURN v_documents;
         END IF;
     END IF;
@@ -365,7 +365,7 @@ BEGIN
                 ) p
                 WHERE p.op NOT IN ('delete', 'truncate')
             ) d) END;
-        EXIT WHEN v_length >= v_count OR threadline.trial_shows(threadline.replay_trial(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after');
+        EXIT WHEN v_length >= v_count OR threadline.trial_shows(threadline.trial_run(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after');
         v_length := least(v_count, CASE WHEN v_length < 8 THEN v_length + 1 ELSE v_length * 3 / 2 END);
     END LOOP;
     RETURN v_documents;

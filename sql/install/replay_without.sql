@@ -66,9 +66,9 @@ BEGIN
             MESSAGE = pg_catalog.format('transaction %s is not in the record', coalesce(v_missing::text, 'NULL')),
             HINT = 'SELECT id, committed_at, actor_ref, change_count FROM threadline.audit_transactions ORDER BY committed_at DESC LIMIT 20;';
     END IF;
-    v_request := threadline.replay_request(replay_without.model, replay_without.since, replay_without.until, false, replay_without.invariants, NULL, NULL);
+    v_request := threadline.run_request(replay_without.model, replay_without.since, replay_without.until, false, replay_without.invariants, NULL, NULL);
     v_request.queries := '{}';
-    v_before := threadline.replay_model_check(v_request);
+    v_before := threadline.check_model(v_request);
     FOR v_touched IN
         SELECT r.* FROM threadline.rows_touched(replay_without.transactions, ARRAY(SELECT s.table_id FROM pg_catalog.unnest(v_request.sources) s WHERE s.projection IS NULL)) r
     LOOP
@@ -82,12 +82,12 @@ BEGIN
     SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_set(pg_catalog.jsonb_set(d.value, '{seq}', d.value #> '{event,change_id}'), '{event,transaction}',
                     (SELECT pg_catalog.to_jsonb(coalesce(x.commit_no, 9223372036854775807)) FROM threadline.readable_transaction x WHERE x.id = (d.value #>> '{event,transaction_id}')::uuid)) ORDER BY d.n), '[]')
     INTO v_documents
-    FROM pg_catalog.jsonb_array_elements(threadline.replay_events(NULL, v_ids)) WITH ORDINALITY AS d (value, n)
+    FROM pg_catalog.jsonb_array_elements(threadline.events_of_changes(NULL, v_ids)) WITH ORDINALITY AS d (value, n)
     WHERE v_request.horizon IS NULL OR EXISTS (SELECT FROM threadline.readable_transaction x WHERE x.id = (d.value #>> '{event,transaction_id}')::uuid AND x.commit_no <= v_request.horizon);
     SELECT pg_catalog.array_agg(coalesce(x.commit_no, 9223372036854775807)) INTO v_numbers FROM threadline.readable_transaction x WHERE x.id = ANY (replay_without.transactions);
     v_request.mixed_events := threadline.events_query(threadline.events_without(v_documents, v_numbers));
-    v_run := threadline.replay_execute(v_request, NULL, v_conditions, false);
-    RETURN threadline.results_compared(v_before, threadline.replay_result(v_request, v_run.outcome, v_run.states));
+    v_run := threadline.execute_stream(v_request, NULL, v_conditions, false);
+    RETURN threadline.results_compared(v_before, threadline.result_of_run(v_request, v_run.outcome, v_run.states));
 END
 $$;
 COMMENT ON FUNCTION threadline.replay_without(text, uuid[], timestamptz, timestamptz, text[]) IS
@@ -101,7 +101,7 @@ DECLARE
     v_before jsonb;
     v_run record;
 BEGIN
-    v_request := threadline.replay_request(replay_with.model, replay_with.since, replay_with.until, false, NULL, NULL, replay_with.events);
+    v_request := threadline.run_request(replay_with.model, replay_with.since, replay_with.until, false, NULL, NULL, replay_with.events);
     v_request.queries := '{}';
     IF NOT EXISTS (SELECT FROM pg_catalog.unnest(v_request.sources) s WHERE s.projection = replay_with.projection) THEN
         RAISE EXCEPTION USING
@@ -112,11 +112,11 @@ BEGIN
     IF replay_with.step IS NOT NULL THEN
         PERFORM threadline.try_expression('the step of projection ' || replay_with.projection, threadline.step_expression(replay_with.step), 'jsonb', '(SELECT NULL::jsonb AS state, NULL::jsonb AS event) e');
     END IF;
-    v_before := threadline.replay_model_check(v_request);
+    v_before := threadline.check_model(v_request);
     v_request.overrides := pg_catalog.jsonb_build_object(replay_with.projection, pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
         'step', replay_with.step, 'mapping', replay_with.mapping, 'init', replay_with.init)));
-    v_run := threadline.replay_execute(v_request, NULL, NULL, false);
-    RETURN threadline.results_compared(v_before, threadline.replay_result(v_request, v_run.outcome, v_run.states));
+    v_run := threadline.execute_stream(v_request, NULL, NULL, false);
+    RETURN threadline.results_compared(v_before, threadline.result_of_run(v_request, v_run.outcome, v_run.states));
 END
 $$;
 COMMENT ON FUNCTION threadline.replay_with(text, text, text, text, jsonb, timestamptz, timestamptz, text) IS
