@@ -439,7 +439,7 @@ BEGIN
             v_name := v_document ->> 'invariant';
         END IF;
         v_found := v_found || (pg_catalog.jsonb_build_object('invariant', v_name, 'key', v_violation -> 'key', 'change_id', v_violation -> 'change_id',
-                                   'repaired_at', threadline.time_of_engine((v_violation ->> 'repaired_at')::bigint))
+                                   'repaired_at', threadline.from_engine_time((v_violation ->> 'repaired_at')::bigint))
                                || CASE WHEN v_document IS NOT NULL THEN pg_catalog.jsonb_build_object('document', v_document) ELSE '{}' END);
     END LOOP;
     FOR v_new IN

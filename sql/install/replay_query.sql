@@ -378,8 +378,8 @@ RETURN (p_found ->> 'found_at')::bigint > threadline.engine_time(p_since) OR coa
 CREATE FUNCTION threadline.place_found(p_found jsonb) RETURNS bigint
 LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN p_found -> 'found_at' = p_found -> 'time'
-            THEN coalesce(((threadline.change_of_run((p_found ->> 'change_id')::bigint)).transaction ->> 'commit_no')::bigint, 9223372036854775807)
-            ELSE coalesce(threadline.horizon_at_once(threadline.time_of_engine((p_found ->> 'found_at')::bigint)), 0) END;
+            THEN coalesce(((threadline.run_change((p_found ->> 'change_id')::bigint)).transaction ->> 'commit_no')::bigint, 9223372036854775807)
+            ELSE coalesce(threadline.horizon_at_once(threadline.from_engine_time((p_found ->> 'found_at')::bigint)), 0) END;
 
 -- Violations of the engine, told already, and of queries, in the order of commits.
 CREATE FUNCTION threadline.merge_violations(p_request threadline.replay_request, p_found jsonb, p_told jsonb, p_of_queries jsonb) RETURNS jsonb

@@ -44,7 +44,7 @@ CREATE TYPE threadline.replay_change AS (
     key          text
 );
 
-CREATE FUNCTION threadline.change_of_run(p_id bigint) RETURNS threadline.replay_change
+CREATE FUNCTION threadline.run_change(p_id bigint) RETURNS threadline.replay_change
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -159,9 +159,9 @@ BEGIN
             FROM pg_catalog.unnest(p_ids) AS i (id) CROSS JOIN LATERAL (SELECT p_known -> i.id::text AS change) k
             WHERE k.change IS NOT NULL),
         'transaction', v_change -> 'transaction',
-        'at', threadline.time_of_engine((p_found ->> 'time')::bigint),
+        'at', threadline.from_engine_time((p_found ->> 'time')::bigint),
         'already_false', CASE WHEN (p_found ->> 'found_at')::bigint <= threadline.engine_time(p_request.since) THEN true END,
-        'first_repaired_at', threadline.time_of_engine((p_found ->> 'repaired_at')::bigint),
+        'first_repaired_at', threadline.from_engine_time((p_found ->> 'repaired_at')::bigint),
         'fingerprint', threadline.failure_fingerprint(p_request.model, v_name, v_invariant.kind, v_table, v_event ->> 'op',
             ARRAY(SELECT f.name FROM pg_catalog.jsonb_array_elements_text(CASE WHEN pg_catalog.jsonb_typeof(v_event -> 'changed_fields') = 'array' THEN v_event -> 'changed_fields' ELSE '[]' END) AS f (name)), p_found ->> 'reason'));
 END
@@ -230,7 +230,7 @@ BEGIN
             CROSS JOIN LATERAL (SELECT count(*) AS violations FROM pg_catalog.jsonb_array_elements(v_violations) AS v (value) WHERE v.value ->> 'invariant' = i.name) v
             WHERE i.model = p_request.model AND i.name = ANY (p_request.invariants || p_request.queries)),
         'pending', (
-            SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('invariant', p.value -> 'invariant', 'change_id', p.value -> 'change_id', 'due', threadline.time_of_engine((p.value ->> 'due')::bigint),
+            SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('invariant', p.value -> 'invariant', 'change_id', p.value -> 'change_id', 'due', threadline.from_engine_time((p.value ->> 'due')::bigint),
                        'key', CASE WHEN p.value -> 'key' <> 'null' THEN p.value -> 'key' ELSE v_pending -> (p.value ->> 'change_id') -> 'key' END) ORDER BY p.no), '[]')
             FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') WITH ORDINALITY AS p (value, no)),
         'violations_total', CASE WHEN p_request.stop THEN least(v_total, 1) ELSE v_total END,

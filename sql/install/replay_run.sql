@@ -22,10 +22,10 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 RETURN CASE WHEN engine_time.at = 'infinity' THEN 9223372036854775807 WHEN engine_time.at = '-infinity' THEN -9223372036854775807
             ELSE (extract(epoch FROM engine_time.at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint END;
 
-CREATE FUNCTION threadline.time_of_engine(at bigint) RETURNS timestamptz
+CREATE FUNCTION threadline.from_engine_time(at bigint) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-RETURN CASE WHEN abs(time_of_engine.at) >= 9000000000000000000 THEN NULL
-            ELSE '2000-01-01 00:00:00+00'::timestamptz + (time_of_engine.at / 1000000) * interval '1 second' + (time_of_engine.at % 1000000) * interval '1 microsecond' END;
+RETURN CASE WHEN abs(from_engine_time.at) >= 9000000000000000000 THEN NULL
+            ELSE '2000-01-01 00:00:00+00'::timestamptz + (from_engine_time.at / 1000000) * interval '1 second' + (from_engine_time.at % 1000000) * interval '1 microsecond' END;
 
 -- Where a table's changes begin in a run: at its oldest baseline that was not purged.
 CREATE FUNCTION threadline.table_source(p_n integer, p_table_id integer, p_horizon bigint) RETURNS threadline.replay_source

@@ -77,7 +77,7 @@ BEGIN
     WHERE ((f.value ->> 'change_id')::bigint = v_id OR v_compiled IS NOT NULL) AND (f.value -> 'key' = 'null' OR f.value -> 'key' = p_violation -> 'key' OR p_violation -> 'key' = '[]');
     v_ids := ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(coalesce(v_found -> 'recent', '[]')) AS r (id));
     IF v_events IS NULL AND (v_found IS NULL OR v_found -> 'key' = 'null' OR v_ids = '{}' OR v_spec IS NOT NULL AND v_compiled IS NULL) THEN
-        v_change := threadline.change_of_run(v_id);
+        v_change := threadline.run_change(v_id);
         SELECT t.key_columns INTO v_keys FROM threadline.readable_table t WHERE t.table_id = v_change.table_id;
         SELECT coalesce(pg_catalog.array_agg(c.id), '{}') INTO v_ids
         FROM threadline.readable_table t
