@@ -60,6 +60,8 @@ mod readme;
 mod redaction;
 #[path = "client/replay.rs"]
 mod replay;
+#[path = "client/replay_why.rs"]
+mod replay_why;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
 #[path = "client/restore.rs"]
