@@ -74,6 +74,8 @@ mod replay_query;
 mod replay_table;
 #[path = "client/replay_tables.rs"]
 mod replay_tables;
+#[path = "client/replay_why.rs"]
+mod replay_why;
 #[path = "client/replica_writes.rs"]
 mod replica_writes;
 #[path = "client/restore.rs"]

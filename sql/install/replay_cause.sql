@@ -107,22 +107,26 @@ AS $$
         FROM known k JOIN known o ON o.n < k.n AND o.committed_at > k.started_at AND o.transaction_id <> k.transaction_id
         JOIN place p ON p.n = k.n JOIN place q ON q.n = o.n AND q.of_table = p.of_table AND q.key = p.key
     ), recent AS MATERIALIZED (
-        -- What the same actors did in the time of the slice.
+        -- What was done in the time of the slice, and who for.
         SELECT x.id, x.actor_ref
-        FROM (SELECT x.id, x.actor_ref FROM threadline.readable_transaction x
-              WHERE x.committed_at BETWEEN (SELECT pg_catalog.min(k.committed_at) FROM known k) - interval '1 hour' AND (SELECT pg_catalog.max(k.committed_at) FROM known k) + interval '1 hour'
-              ORDER BY x.committed_at DESC LIMIT 3000) x
-        WHERE x.actor_ref IN (SELECT k.actor_ref FROM known k)
-        LIMIT 600
-    ), habit AS MATERIALIZED (
-        -- Columns in which all rows that an actor made say the same.
-        SELECT r.actor_ref, c.of_table, v.key AS name, pg_catalog.min(v.value::text) AS value, count(DISTINCT c.transaction_id) AS times
-        FROM recent r
-        JOIN threadline.changes_of_transactions(ARRAY(SELECT r.id FROM recent r EXCEPT SELECT k.transaction_id FROM known k)) c ON c.transaction_id = r.id AND c.op IN (4, 5)
+        FROM threadline.readable_transaction x
+        WHERE x.committed_at BETWEEN (SELECT pg_catalog.min(k.committed_at) FROM known k) - interval '1 hour' AND (SELECT pg_catalog.max(k.committed_at) FROM known k) + interval '1 hour'
+        ORDER BY x.committed_at DESC LIMIT 1000
+    ), said AS MATERIALIZED (
+        SELECT r.actor_ref, v.key AS name, v.value, count(DISTINCT c.transaction_id) AS times
+        FROM threadline.changes_of_transactions(ARRAY(SELECT r.id FROM recent r WHERE r.actor_ref IS NOT NULL)) c
+        JOIN recent r ON r.id = c.transaction_id
         CROSS JOIN LATERAL pg_catalog.jsonb_each(c.new_image) AS v
+        WHERE c.op IN (4, 5)
         GROUP BY 1, 2, 3
-        HAVING count(DISTINCT v.value) = 1
-    ), turned AS MATERIALIZED (
+    ), habit AS MATERIALIZED (
+        SELECT s.actor_ref, s.name, count(*) AS values, pg_catalog.sum(s.times) AS times, (pg_catalog.array_agg(s.value ORDER BY s.times DESC))[1] AS value, pg_catalog.max(s.times) AS usual
+        FROM said s GROUP BY 1, 2
+    ), bound AS MATERIALIZED (
+        -- Columns that say the same in all that is done for one actor, and not the same for all.
+        SELECT h.name FROM habit h WHERE h.times >= 2 GROUP BY 1
+        HAVING count(*) FILTER (WHERE h.values = 1) >= greatest(3, 0.75 * count(*)) AND count(DISTINCT h.value) FILTER (WHERE h.values = 1) >= 2
+    )    , turned AS MATERIALIZED (
         -- Numbers that went the other way than those of all its like.
         SELECT d.*
         FROM direction d
@@ -177,12 +181,11 @@ AS $$
         FROM (SELECT o.change_count AS usual, count(*) AS times, pg_catalog.sum(count(*)) OVER () AS others FROM known o WHERE o.label = k.label AND o.n <> k.n GROUP BY 1 ORDER BY 2 DESC LIMIT 1) g
         WHERE g.others >= 2 AND g.times >= 0.8 * g.others AND k.change_count < g.usual
         UNION ALL
-        (SELECT 4, pg_catalog.format('%s is %s in it, and %s in all of the %s other transactions that wrote to %s for its actor', h.name, p.new -> h.name, h.value, h.times, h.of_table)
+        (SELECT 4, pg_catalog.format('%s is %s in it, and %s in %s other transactions for its actor, and others keep to theirs as well', h.name, p.new -> h.name, h.value, h.usual)
          FROM place p
-         JOIN habit h ON h.actor_ref = k.actor_ref AND h.of_table = p.of_table AND h.times >= 3 AND p.new ? h.name AND (p.new -> h.name)::text <> h.value
-         WHERE p.n = k.n AND p.op IN ('insert', 'update')
-           -- The others of the slice say it, for actors that mostly do.
-           AND (SELECT count(DISTINCT o.n) FROM place o WHERE o.of_table = p.of_table AND o.n <> k.n AND o.new -> h.name = p.new -> h.name) >= 2
+         JOIN habit h ON h.actor_ref = k.actor_ref AND p.new ? h.name AND p.new -> h.name <> h.value
+         JOIN bound b ON b.name = h.name
+         WHERE p.n = k.n AND p.op IN ('insert', 'update') AND h.usual >= 2 AND h.usual > 2 * (h.times - h.usual)
          LIMIT 1)
         UNION ALL
         SELECT 1.5, 'no other change of the key was made for the same actor'

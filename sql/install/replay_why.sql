@@ -183,10 +183,10 @@ BEGIN
                 v_row := '{"gone": true}';
             ELSIF v_op = 'update' AND NOT v_row ? 'gone' THEN
                 FOR v_column IN SELECT c.name FROM jsonb_object_keys(v_new) AS c (name) WHERE v_old -> c.name IS DISTINCT FROM v_new -> c.name LOOP
-                    IF jsonb_typeof(v_old -> v_column) = 'number' AND jsonb_typeof(v_new -> v_column) = 'number' AND NOT v_row -> 'value' ? v_column THEN
+                    IF jsonb_typeof(v_old -> v_column) = 'number' AND jsonb_typeof(v_new -> v_column) = 'number' AND NOT coalesce(v_row -> 'value' ? v_column, false) THEN
                         v_row := v_row || jsonb_build_object('delta', coalesce(v_row -> 'delta', '{}') || jsonb_build_object(v_column,
                             coalesce((v_row #>> ARRAY['delta', v_column])::numeric, 0) + (v_new ->> v_column)::numeric - (v_old ->> v_column)::numeric));
-                    ELSIF NOT v_row -> 'value' ? v_column OR v_row -> 'value' IS NULL THEN
+                    ELSIF NOT coalesce(v_row -> 'value' ? v_column, false) THEN
                         v_row := v_row || jsonb_build_object('value', coalesce(v_row -> 'value', '{}') || jsonb_build_object(v_column, v_old -> v_column));
                     END IF;
                 END LOOP;
@@ -364,6 +364,10 @@ BEGIN
                     ORDER BY d.value #>> '{event,table}', d.value #>> '{event,key}', (d.value ->> 'seq')::bigint DESC
                 ) p
                 WHERE p.op NOT IN ('delete', 'truncate')
+                  -- A row that went on under another key is pinned there.
+                  AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS o (value, n)
+                                  WHERE o.n <= v_count - v_length AND o.value #>> '{event,table}' = p.document #>> '{event,table}'
+                                    AND o.value #>> '{event,old_key}' = p.document #>> '{event,key}' AND (o.value ->> 'seq')::bigint > p.seq)
             ) d) END;
         EXIT WHEN v_length >= v_count OR threadline.trial_shows(threadline.trial_run(v_model, p_violation, v_documents, v_until), v_target, p_violation -> 'state_after');
         v_length := least(v_count, CASE WHEN v_length < 8 THEN v_length + 1 ELSE v_length * 3 / 2 END);
