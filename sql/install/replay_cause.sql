@@ -223,6 +223,8 @@ BEGIN
                          ORDER BY 1 DESC LIMIT v_most) c
         JOIN threadline.transaction_suspicions(p_documents, (v_last #>> '{event,transaction}')::bigint, p_violation ->> 'kind') s ON s.n = c.n;
     FOREACH v_first IN ARRAY coalesce(v_candidates, '{}') LOOP
+        -- Those left are the least suspicious.
+        EXIT WHEN v_tried >= 40 AND v_sets <> '[]';
         v_tried := v_tried + 1;
         IF NOT threadline.trial_fails(threadline.trial_run(v_model, p_violation, threadline.events_without(p_documents, ARRAY[v_first]), v_until), v_target, p_violation ->> 'kind') THEN
             v_sets := v_sets || pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_array(v_first));
@@ -258,7 +260,7 @@ AS $$
 DECLARE
     v_violation constant jsonb := threadline.violation_of(replay_minimal_set.result, replay_minimal_set.violation);
     -- So many of the last events of a key are gone through for causes, and the others stand as one state.
-    v_most constant integer := 300;
+    v_most constant integer := 200;
     v_ids bigint[];
     v_documents jsonb;
     v_found jsonb;

@@ -82,7 +82,7 @@ AS $$
         CASE WHEN NOT e.is_first THEN ''
              WHEN e.is_pin THEN E'    -- What was there before.\n'
              ELSE format(E'    -- transaction %s\n', coalesce(e.event ->> 'transaction_id', e.event ->> 'transaction')) END
-        || '    ' || CASE WHEN e.is_pin THEN coalesce(format('/* left by transaction %s */ ', e.event ->> 'transaction_id'), '') ELSE '' END
+        || '    ' || CASE WHEN e.is_pin THEN coalesce('/* left by transaction ' || (e.event ->> 'transaction_id') || ' */ ', '') ELSE '' END
         || format('(%s, %L, %L)', e.seq, e.at,
                   e.event - '{transaction_id,change_id,old_exact,new_exact}'::text[]
                   || CASE WHEN e.event ? 'old' AND e.event ->> 'table' IS NOT NULL THEN jsonb_build_object('old', (e.event -> 'old') - e.hidden) ELSE '{}' END

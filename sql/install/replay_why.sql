@@ -236,10 +236,11 @@ CREATE FUNCTION threadline.pinned_events(p_model text, p_violation jsonb, p_docu
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    -- So many that it never seems empty.
+    v_rows constant bigint := 1000000000;
     v_snapshots jsonb;
-    v_pin jsonb := pg_catalog.jsonb_build_object('invariant', p_violation -> 'invariant', 'key', CASE WHEN p_violation -> 'key' = '[]' THEN '[null]' ELSE p_violation -> 'key' END, 'state', '{"rows": 0, "value": 0}'::jsonb);
+    v_pin jsonb := pg_catalog.jsonb_build_object('invariant', p_violation -> 'invariant', 'key', CASE WHEN p_violation -> 'key' = '[]' THEN '[null]' ELSE p_violation -> 'key' END, 'state', pg_catalog.jsonb_build_object('rows', v_rows, 'value', 0));
     v_document jsonb;
-    v_groups jsonb;
     v_reading jsonb;
 BEGIN
     IF p_violation ->> 'kind' NOT IN ('key_bound', 'balance') OR p_violation -> 'state_after' = 'null' THEN
@@ -257,15 +258,14 @@ BEGIN
                           WHERE b.n < d.n AND b.value #>> '{event,table}' = d.value #>> '{event,table}' AND b.value #>> '{event,key}' = coalesce(d.value #>> '{event,old_key}', d.value #>> '{event,key}'))
     ) f;
     v_document := pg_catalog.jsonb_build_object('seq', 0, 'at', p_documents #> '{0,at}', 'event', pg_catalog.jsonb_build_object('table', p_documents #> '{0,event,table}', 'op', 'pin', 'transaction', 0, 'statement', 1, 'pin', v_pin));
-    -- A group that came out empty is not among them; where there are many, none is.
-    v_groups := threadline.trial_run(p_model, p_violation, v_snapshots || v_document || p_documents, 'infinity') -> 'groups';
-    SELECT g.value INTO v_reading FROM pg_catalog.jsonb_array_elements(v_groups) AS g (value) WHERE g.value -> 'key' = v_pin -> 'key';
-    IF v_reading IS NULL AND pg_catalog.jsonb_array_length(v_groups) = 0 AND pg_catalog.jsonb_array_length(p_documents) > 1 AND p_violation -> 'key' <> '[]' THEN
+    SELECT g.value INTO v_reading
+    FROM pg_catalog.jsonb_array_elements(threadline.trial_run(p_model, p_violation, v_snapshots || v_document || p_documents, 'infinity') -> 'groups') AS g (value)
+    WHERE g.value -> 'key' = v_pin -> 'key';
+    IF v_reading IS NULL THEN
         RETURN NULL;
     END IF;
-    v_reading := coalesce(v_reading, '{"rows": 0, "value": 0}');
     v_pin := v_pin || pg_catalog.jsonb_build_object('state', pg_catalog.jsonb_build_object(
-        'rows', (p_violation #>> '{state_after,rows}')::bigint - (v_reading ->> 'rows')::bigint,
+        'rows', (p_violation #>> '{state_after,rows}')::bigint - (v_reading ->> 'rows')::bigint + v_rows,
         'value', (p_violation #>> '{state_after,value}')::numeric - coalesce((v_reading ->> 'value')::numeric, 0)));
     RETURN v_snapshots || pg_catalog.jsonb_set(v_document, '{event,pin}', v_pin) || p_documents;
 EXCEPTION WHEN invalid_parameter_value THEN

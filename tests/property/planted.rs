@@ -2,7 +2,7 @@
 //! something wrong. The model must notice, the transactions without which there would be no failure must have that one
 //! first, and the test that is made of the failure must fail until it is corrected.
 //!
-//! THREADLINE_PLANTED is the number of incidents (default 14: each kind of bug twice).
+//! THREADLINE_PLANTED is the number of incidents (default 7: each kind of bug once).
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -172,7 +172,7 @@ fn incident(number: usize, random: &mut Random, has_pgtap: bool, complaints: &mu
 fn a_planted_bug_is_found_explained_and_tested_for() {
     let seed = seed("a_planted_bug_is_found_explained_and_tested_for");
     let count: usize =
-        std::env::var("THREADLINE_PLANTED").map_or(14, |text| text.parse().expect("THREADLINE_PLANTED is a number"));
+        std::env::var("THREADLINE_PLANTED").map_or(7, |text| text.parse().expect("THREADLINE_PLANTED is a number"));
     let at = Address::from_env();
     let has_pgtap =
         at.connect("postgres", &at.user).number("SELECT count(*) FROM pg_available_extensions WHERE name = 'pgtap'")

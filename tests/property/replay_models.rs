@@ -1,7 +1,7 @@
 //! Random histories of three domains, written by concurrent sessions, checked by `replay_check` and by the oracle: the
 //! same violations, in the same order, by the same events, with the same states and times of repair.
 //!
-//! THREADLINE_REPLAY_HISTORIES is the number of histories (default 24).
+//! THREADLINE_REPLAY_HISTORIES is the number of histories (default 18).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -32,7 +32,7 @@ const CHECK_POINTS: [(&str, CheckAt); 6] = [
 fn histories() -> i64 {
     std::env::var("THREADLINE_REPLAY_HISTORIES")
         .ok()
-        .map_or(24, |text| text.parse().expect("THREADLINE_REPLAY_HISTORIES is a number"))
+        .map_or(18, |text| text.parse().expect("THREADLINE_REPLAY_HISTORIES is a number"))
 }
 
 fn say(text: &str) {
