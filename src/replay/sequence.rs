@@ -323,8 +323,8 @@ pub struct Deadlines {
 struct Obligation {
     /// The opening event, and when it is due.
     open: Option<(Mark, i64)>,
-    /// Closed too late since the last check point: the opening event, and when it was closed.
-    closed_late: Option<(Mark, i64)>,
+    /// Closed too late since the last check point: the opening events, and when they were closed.
+    closed_late: VecDeque<(Mark, i64)>,
     /// It was open when the record began.
     opened_before: bool,
 }
@@ -350,8 +350,8 @@ impl Deadlines {
             obligation.opened_before = false;
             if let Some((mark, due)) = obligation.open.take() {
                 self.due.remove(&(due, id));
-                if time > due && obligation.closed_late.is_none() {
-                    obligation.closed_late = Some((mark, time));
+                if time > due {
+                    obligation.closed_late.push_back((mark, time));
                 }
             }
             self.keys.touch(id, seen.mark);
@@ -369,31 +369,35 @@ impl Deadlines {
             self.due.remove(&(due, id));
             self.keys.wake(id);
         }
-        // Opened again since it was closed too late, and overdue again: that is for the next check point.
-        let mut again = Vec::new();
-        self.keys.check(
-            last_event,
-            found,
-            |entry| {
-                let late = entry.state.closed_late.take();
-                let overdue = entry.state.open.filter(|(_, due)| time > *due);
-                let finding = |mark, repaired_at| {
-                    let reason = "it was not closed in time".into();
-                    Finding { mark, states: None, event: None, reason, repaired_at }
-                };
-                match (late, overdue) {
-                    (Some((mark, at)), overdue) => {
-                        again.extend(overdue.map(|(_, due)| (due, entry.key.clone())));
-                        Some(finding(mark, Some(at)))
+        loop {
+            // Keys of which there is more to tell: each opening that was not closed in time is one violation.
+            let mut more = Vec::new();
+            self.keys.check(
+                last_event,
+                found,
+                |entry| {
+                    let late = entry.state.closed_late.pop_front();
+                    let overdue = entry.state.open.filter(|(_, due)| time > *due);
+                    if late.is_some() && (overdue.is_some() || !entry.state.closed_late.is_empty()) {
+                        more.push(entry.key.clone());
                     }
-                    (None, Some((mark, _))) => Some(finding(mark, None)),
-                    (None, None) => None,
-                }
-            },
-            |obligation| obligation.open.is_none() && !obligation.opened_before,
-        );
-        for (due, key) in again {
-            self.due.insert((due, self.keys.find_or_add(&key)));
+                    let (mark, repaired_at) = match (late, overdue) {
+                        (Some((mark, at)), _) => (mark, Some(at)),
+                        (None, Some((mark, _))) => (mark, None),
+                        (None, None) => return None,
+                    };
+                    let reason = "it was not closed in time".into();
+                    Some(Finding { mark, states: None, event: None, reason, repaired_at })
+                },
+                |obligation| obligation.open.is_none() && obligation.closed_late.is_empty() && !obligation.opened_before,
+            );
+            if more.is_empty() {
+                break;
+            }
+            for key in more {
+                let id = self.keys.find_or_add(&key);
+                self.keys.wake(id);
+            }
         }
     }
 
