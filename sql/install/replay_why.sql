@@ -336,8 +336,8 @@ DECLARE
     v_length integer := 1;
     v_documents jsonb;
 BEGIN
-    -- Of a sum what happened since the last check point is enough.
-    IF p_violation ->> 'check_at' IN ('event', 'statement', 'commit') THEN
+    -- Of a sum over many rows what happened since the last check point is enough; few rows are told one by one.
+    IF v_count > 50 AND p_violation ->> 'check_at' IN ('event', 'statement', 'commit') THEN
         v_documents := threadline.pinned_events(v_model, p_violation, (
             SELECT pg_catalog.jsonb_agg(d.value ORDER BY d.n) FROM pg_catalog.jsonb_array_elements(p_documents) WITH ORDINALITY AS d (value, n)
             WHERE CASE p_violation ->> 'check_at' WHEN 'event' THEN d.n = v_count
