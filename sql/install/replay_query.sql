@@ -392,12 +392,14 @@ BEGIN
     v_of_queries.invariants := p_request.queries;
     SELECT coalesce(pg_catalog.jsonb_agg(m.told ORDER BY m.place, m.change_id, m.no, m.n), '[]') INTO v_merged
     FROM (
-        SELECT e.told, e.place, pg_catalog.max(e.change_id) OVER (PARTITION BY e.place ORDER BY e.n) AS change_id, e.no, e.n
+        -- The engine's keep their order: what they are merged by never falls.
+        SELECT r.told, r.place, r.change_id, pg_catalog.max(r.no) OVER (PARTITION BY r.place, r.change_id ORDER BY r.n) AS no, r.n
+        FROM (SELECT e.told, e.place, pg_catalog.max(e.change_id) OVER (PARTITION BY e.place ORDER BY e.n) AS change_id, e.no, e.n
         FROM (
             SELECT t.value AS told, pg_catalog.max(threadline.place_found(f.value)) OVER (ORDER BY f.n) AS place, (f.value ->> 'change_id')::bigint AS change_id, coalesce(i.no, 2147483647) AS no, f.n
             FROM pg_catalog.jsonb_array_elements(p_found) WITH ORDINALITY AS f (value, n)
             JOIN pg_catalog.jsonb_array_elements(p_told) WITH ORDINALITY AS t (value, n) ON t.n = f.n
-            LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = t.value ->> 'invariant') e
+            LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = t.value ->> 'invariant') e) r
         UNION ALL
         SELECT threadline.violation_of_run(v_of_queries, f.value), (f.value ->> 'place')::bigint, (f.value ->> 'change_id')::bigint, i.no, f.n
         FROM pg_catalog.jsonb_array_elements(p_of_queries) WITH ORDINALITY AS f (value, n)
