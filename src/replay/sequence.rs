@@ -389,7 +389,9 @@ impl Deadlines {
                     let reason = "it was not closed in time".into();
                     Some(Finding { mark, states: None, event: None, reason, repaired_at })
                 },
-                |obligation| obligation.open.is_none() && obligation.closed_late.is_empty() && !obligation.opened_before,
+                |obligation| {
+                    obligation.open.is_none() && obligation.closed_late.is_empty() && !obligation.opened_before
+                },
             );
             if more.is_empty() {
                 break;
