@@ -201,6 +201,7 @@ DECLARE
     v_places text[] := '{}';                       -- of the query's tables among v_tables, as arrays
     v_known bigint[] := '{}';
     v_touched boolean[] := '{}';
+    v_touched_by uuid[] := '{}';
     v_changed bigint[] := '{}';
     v_runs integer[] := '{}';
     v_now jsonb[] := '{}';
@@ -317,6 +318,7 @@ BEGIN
                             <> pg_catalog.floor(extract(epoch FROM v_step.committed_at) * 1000000 / (v_check ->> 'Slices')::numeric);
                 ELSIF v_phase = 1 AND v_step.tables && v_places[v_no]::integer[] THEN
                     v_touched[v_no] := true;
+                    v_touched_by[v_no] := v_step.id;
                     v_is_due := v_check IN ('"Event"', '"Statement"', '"Commit"');
                     IF v_check ? 'Events' THEN
                         v_rows := (SELECT pg_catalog.sum(r.row_count) FROM ROWS FROM (pg_catalog.unnest(v_step.tables), pg_catalog.unnest(v_step.row_counts)) AS r (n, row_count)
@@ -343,7 +345,8 @@ BEGIN
                         v_more := v_more + 1;
                         CONTINUE;
                     END IF;
-                    v_change := coalesce(v_change, threadline.last_change_of(v_last_id,
+                    -- That of the last transaction to touch a table of it, which may be long ago.
+                    v_change := coalesce(v_change, threadline.last_change_of(coalesce(v_touched_by[v_no], v_last_id),
                         ARRAY(SELECT t.table_id FROM pg_catalog.unnest(v_tables) t WHERE t.n = ANY (v_places[v_no]::integer[]))));
                     v_found := v_found || pg_catalog.jsonb_build_object(
                         'invariant', v_no - 1, 'key', v_key::jsonb, 'step', NULL, 'change_id', v_change, 'time', threadline.engine_time(v_last_at),

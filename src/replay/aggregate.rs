@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::decimal::{Decimal, TooLong};
-use super::engine::{Document, Field, Mark, Op, PinnedState, Seen, Violations};
+use super::engine::{self, Document, Field, Mark, Op, PinnedState, Seen, Violations};
 use super::keyed::{Entry, Finding, Keyed, tuple_key};
 use super::plan::{Aggregate, Comparison, Test};
 
@@ -191,10 +191,10 @@ impl Aggregated {
         true
     }
 
-    pub fn readings(&self) -> impl Iterator<Item = (Box<[u8]>, i64, Option<String>)> {
+    pub fn readings(&self) -> impl Iterator<Item = engine::Group> {
         let reading = |entry: &Entry<Group>| {
             let now = entry.state.now;
-            (entry.key.clone(), now.rows, now.value(self.function))
+            engine::Group { key: entry.key.clone(), rows: now.rows, value: now.value(self.function) }
         };
         self.groups.entries().map(reading)
     }

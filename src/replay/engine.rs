@@ -197,7 +197,7 @@ impl Violations {
 #[derive(Serialize, Deserialize)]
 enum State {
     Row(Judged<()>),
-    State(StateChecks),
+    Projected(StateChecks),
     Aggregate(Aggregated),
     Transition(Transitions),
     Unique(Unique),
@@ -213,7 +213,7 @@ macro_rules! each_state {
     ($state:expr, $inner:ident => $body:expr) => {
         match $state {
             State::Row($inner) => $body,
-            State::State($inner) => $body,
+            State::Projected($inner) => $body,
             State::Aggregate($inner) => $body,
             State::Transition($inner) => $body,
             State::Unique($inner) => $body,
@@ -231,7 +231,7 @@ impl State {
     fn of(kind: &Kind, recent: usize) -> State {
         match kind {
             Kind::Row => State::Row(Judged::new(recent, true)),
-            Kind::State => State::State(StateChecks::new(recent)),
+            Kind::State => State::Projected(StateChecks::new(recent)),
             Kind::Aggregate { function, test } => State::Aggregate(Aggregated::new(recent, *function, test)),
             Kind::Transition { initial, allowed } => State::Transition(Transitions::new(recent, initial, allowed)),
             Kind::Unique => State::Unique(Unique::new(recent)),
@@ -252,6 +252,13 @@ impl State {
 pub struct Fault {
     pub invariant: String,
     pub reason: String,
+}
+
+/// What an aggregate comes to for a key.
+pub struct Group {
+    pub key: Box<[u8]>,
+    pub rows: i64,
+    pub value: Option<String>,
 }
 
 /// A key's state that is given rather than made of events.
@@ -538,15 +545,15 @@ impl Engine {
         }
     }
 
-    /// What groups come to, of invariants with few of them: invariant, key, rows, value.
-    pub fn groups(&self) -> Vec<(usize, Box<[u8]>, i64, Option<String>)> {
+    /// What groups come to, of invariants with few of them.
+    pub fn groups(&self) -> Vec<(usize, Group)> {
         const FEW: usize = 10;
         let mut groups = Vec::new();
         for (number, state) in self.states.iter().enumerate() {
             if let State::Aggregate(aggregated) = state {
-                let mut of_this: Vec<_> = aggregated.readings().take(FEW + 1).collect();
+                let of_this: Vec<_> = aggregated.readings().take(FEW + 1).collect();
                 if of_this.len() <= FEW {
-                    groups.extend(of_this.drain(..).map(|(key, rows, value)| (number, key, rows, value)));
+                    groups.extend(of_this.into_iter().map(|group| (number, group)));
                 }
             }
         }

@@ -339,11 +339,11 @@ pub fn run_end(call: &mut Call) -> pg_sys::Datum {
             groups: engine
                 .groups()
                 .into_iter()
-                .map(|(invariant, key, rows, value)| Group {
+                .map(|(invariant, group)| Group {
                     invariant,
-                    key: shown_key(engine, invariant, &key),
-                    rows,
-                    value: value.and_then(|value| RawValue::from_string(value).ok()),
+                    key: shown_key(engine, invariant, &group.key),
+                    rows: group.rows,
+                    value: group.value.and_then(|value| RawValue::from_string(value).ok()),
                 })
                 .collect(),
             fed: (0..engine.plan.sources.len()).map(|source| engine.rows(source).fed).collect(),

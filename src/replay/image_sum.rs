@@ -119,7 +119,8 @@ mod tests {
         jsonb::write_object(&mut out, &keys, |place, out| match members[place].1 {
             text if text % 2 == 0 => jsonb::push_string(out, format!("text {text}").as_bytes()),
             number => jsonb::push_integer(out, number),
-        });
+        })
+        .expect("a small one");
         jsonb::end_varlena(&mut out, start);
         out[4..].to_vec()
     }

@@ -137,9 +137,7 @@ impl Application {
     pub fn post(
         &mut self,
         session: usize,
-        journal: i64,
-        account: i64,
-        tenant: i64,
+        (journal, account, tenant): (i64, i64, i64),
         kind: &str,
         amount: i64,
         reference: &str,
@@ -160,8 +158,8 @@ impl Application {
     /// Moves money: an entry and a new balance on either side.
     pub fn pay(&mut self, session: usize, kind: &str, from: i64, to: i64, amount: i64, reference: &str) {
         let journal = self.number();
-        self.post(session, journal, from, tenant_of(from), kind, -amount, reference);
-        self.post(session, journal, to, tenant_of(to), kind, amount, reference);
+        self.post(session, (journal, from, tenant_of(from)), kind, -amount, reference);
+        self.post(session, (journal, to, tenant_of(to)), kind, amount, reference);
         // In one order, so that no two wait for each other.
         let mut moves = [(from, -amount), (to, amount)];
         moves.sort_unstable();

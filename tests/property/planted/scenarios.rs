@@ -232,8 +232,8 @@ fn applied_twice(app: &mut Application, account: i64, whole: bool) -> Planted {
         app.pay(0, "withdrawal", account, cash(call.tenant), amount, &reference);
     } else {
         let journal = app.number();
-        app.post(0, journal, account, call.tenant, "withdrawal", -amount, &reference);
-        app.post(0, journal, cash(call.tenant), call.tenant, "withdrawal", amount, &reference);
+        app.post(0, (journal, account, call.tenant), "withdrawal", -amount, &reference);
+        app.post(0, (journal, cash(call.tenant), call.tenant), "withdrawal", amount, &reference);
     }
     app.commit(0);
     Planted {
@@ -285,8 +285,8 @@ fn overwritten(app: &mut Application, account: i64, too_little: bool) -> Planted
     }
     app.commit(1);
     let journal = app.number();
-    app.post(0, journal, account, tenant, "withdrawal", -amount, &late.request);
-    app.post(0, journal, cash(tenant), tenant, "withdrawal", amount, &late.request);
+    app.post(0, (journal, account, tenant), "withdrawal", -amount, &late.request);
+    app.post(0, (journal, cash(tenant), tenant), "withdrawal", amount, &late.request);
     app.move_balance(0, cash(tenant), amount);
     app.s().run(&format!(
         "UPDATE accounts SET balance = {}, last_amount = {}, version = {} WHERE id = {account}",
@@ -321,8 +321,8 @@ fn wrong_sign(app: &mut Application, account: i64, way: usize) -> Planted {
     let id = app.begin(0, &call);
     let journal = app.number();
     let wrong_entry = way != 2;
-    let entry = app.post(0, journal, account, tenant, kind, if wrong_entry { -right } else { right }, &call.request);
-    app.post(0, journal, cash(tenant), tenant, kind, -right, &call.request);
+    let entry = app.post(0, (journal, account, tenant), kind, if wrong_entry { -right } else { right }, &call.request);
+    app.post(0, (journal, cash(tenant), tenant), kind, -right, &call.request);
     app.move_balance(0, cash(tenant), -right);
     let before = now(app, account);
     app.move_balance(0, account, if wrong_entry { right } else { -right });
@@ -457,7 +457,7 @@ fn half_a_transfer(app: &mut Application, account: i64) -> Planted {
     let call = app.call(tenant, "account.transfer");
     let id = app.begin(0, &call);
     let journal = app.number();
-    app.post(0, journal, account, tenant, "transfer", -amount, &call.request);
+    app.post(0, (journal, account, tenant), "transfer", -amount, &call.request);
     app.move_balance(0, account, -amount);
     app.commit(0);
     let entry = app.number();
@@ -480,8 +480,8 @@ fn entry_of_another(app: &mut Application, account: i64) -> Planted {
     let call = app.call(tenant, "account.deposit");
     let id = app.begin(0, &call);
     let journal = app.number();
-    let entry = app.post(0, journal, account, another(account), "deposit", amount, &call.request);
-    app.post(0, journal, cash(tenant), tenant, "deposit", -amount, &call.request);
+    let entry = app.post(0, (journal, account, another(account)), "deposit", amount, &call.request);
+    app.post(0, (journal, cash(tenant), tenant), "deposit", -amount, &call.request);
     app.move_balance(0, cash(tenant), -amount);
     app.move_balance(0, account, amount);
     app.commit(0);
