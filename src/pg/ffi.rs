@@ -32,7 +32,7 @@ unsafe extern "C" {
     pub fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
     pub fn newlocale(mask: c_int, name: *const c_char, base: Locale) -> Locale;
     pub fn uselocale(locale: Locale) -> Locale;
-    /// utils/bytea.h
+    /// utils/bytea.h. The server's own variable, behind the setting of that name: a backend has one thread that reads and writes it.
     #[allow(non_upper_case_globals)]
     pub static mut bytea_output: c_int;
 }
