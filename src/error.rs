@@ -44,6 +44,8 @@ pub enum Error {
     NoRun { number: i32 },
     /// What a run of replay is to do, or its saved state, does not read.
     UnreadablePlan { cause: String },
+    /// A value of a type that only the library makes was given as text.
+    NotGiven { type_name: &'static str },
     /// A state that was given for an invariant's key, and cannot be.
     NotPinnable { invariant: String },
     /// An invariant of replay that cannot be followed.
@@ -69,6 +71,7 @@ impl Error {
             Error::NotATableRow { .. } => ERRCODE_DATATYPE_MISMATCH,
             Error::NoRun { .. } => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::UnreadablePlan { .. } => ERRCODE_DATA_CORRUPTED,
+            Error::NotGiven { .. } => ERRCODE_FEATURE_NOT_SUPPORTED,
             Error::NotPinnable { .. } => ERRCODE_INVALID_PARAMETER_VALUE,
             Error::NotReplayable { .. } => ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
         }
@@ -117,6 +120,7 @@ impl Error {
             }
             Error::NoRun { number } => format!("there is no run {number} of replay in this transaction"),
             Error::UnreadablePlan { .. } => "what a run of replay is given does not read".into(),
+            Error::NotGiven { type_name } => format!("cannot accept a value of type threadline.{type_name}"),
             Error::NotPinnable { invariant } => format!("no state can be given for a key of invariant \"{invariant}\""),
             Error::NotReplayable { invariant, reason } => {
                 format!("invariant \"{invariant}\" cannot be replayed: {reason}")
@@ -190,6 +194,7 @@ impl Error {
                 schema.replace('"', "\"\"")
             )),
             Error::NotPinnable { .. } => Some("Give the rows that make the state as events of op snapshot.".into()),
+            Error::NotGiven { .. } => Some("Saved runs are made by SELECT threadline.replay_checkpoint('model');".into()),
             Error::NoRun { .. } => Some("Runs are made by SELECT threadline.replay_check('model');".into()),
             Error::UnreadablePlan { .. } => {
                 Some("If a checkpoint is of another version: SELECT threadline.replay_checkpoint('model', anew => true);".into())

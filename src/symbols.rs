@@ -51,6 +51,7 @@ crate::sql_functions! {
     query_findings / pg_finfo_query_findings => crate::history::travel::query_findings;
     run_skip / pg_finfo_run_skip => crate::replay::face::run_skip;
     run_fail / pg_finfo_run_fail => crate::replay::face::run_fail;
+    saved_run_in / pg_finfo_saved_run_in => crate::replay::face::saved_run_in;
     run_begin / pg_finfo_run_begin => crate::replay::face::run_begin;
     run_feed / pg_finfo_run_feed => crate::replay::face::run_feed;
     run_state / pg_finfo_run_state => crate::replay::face::run_state;

@@ -34,6 +34,12 @@ CREATE TABLE threadline.replay_invariant (
     PRIMARY KEY (model, name)
 );
 
+-- An engine's state as it lies in memory. No text, no bytes and no cast make one: whoever may begin a run cannot forge what it goes on from.
+CREATE TYPE threadline.saved_run;
+CREATE FUNCTION threadline.saved_run_in(cstring) RETURNS threadline.saved_run LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'saved_run_in';
+CREATE FUNCTION threadline.saved_run_out(threadline.saved_run) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'byteaout';
+CREATE TYPE threadline.saved_run (INPUT = threadline.saved_run_in, OUTPUT = threadline.saved_run_out, INTERNALLENGTH = VARIABLE, STORAGE = external);
+
 -- A run that the next one goes on from: everything up to a commit, with what was found by then. plan: all that what it came to depends on.
 -- stopped: what a run comes to that stops on the first violation, where that was found.
 CREATE TABLE threadline.replay_saved_run (
@@ -44,13 +50,10 @@ CREATE TABLE threadline.replay_saved_run (
     plan       jsonb       NOT NULL,
     table_ids  integer[]   NOT NULL,
     events     bigint      NOT NULL,
-    state      bytea       NOT NULL,
+    state      threadline.saved_run NOT NULL,          -- to compress it takes longer than to read it
     stopped    jsonb,
     saved_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
-
--- To compress it takes longer than to read it.
-ALTER TABLE threadline.replay_saved_run ALTER COLUMN state SET STORAGE EXTERNAL;
 
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_model', '');
 SELECT pg_catalog.pg_extension_config_dump('threadline.replay_projection', '');

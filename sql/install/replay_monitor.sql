@@ -13,6 +13,8 @@ LANGUAGE sql STABLE
 SET timezone = 'UTC'
 AS $$
     SELECT pg_catalog.jsonb_build_object(
+        -- Another version may keep its states otherwise.
+        'version', (SELECT e.extversion FROM pg_catalog.pg_extension e WHERE e.extname = 'threadline_forensics'),
         'plan', (p_request).plan - '{until,since,stop}'::text[],
         'tests', (p_request).tests,
         'tables', (
@@ -48,7 +50,7 @@ AS $$
 $$;
 
 -- The same run with a plan for few changes, by their ids, and few transactions. The log's statistics may know nothing of them.
-CREATE FUNCTION threadline.resume_quickly(p_request threadline.replay_request, p_state bytea, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
+CREATE FUNCTION threadline.resume_quickly(p_request threadline.replay_request, p_state threadline.saved_run, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved threadline.saved_run)
 LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off
 AS $$
@@ -63,7 +65,7 @@ END
 $$;
 
 -- Goes on from a saved run, or from the beginning where p_state is NULL.
-CREATE FUNCTION threadline.resume_run(p_request threadline.replay_request, p_state bytea, p_commit_no bigint, p_until timestamptz, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
+CREATE FUNCTION threadline.resume_run(p_request threadline.replay_request, p_state threadline.saved_run, p_commit_no bigint, p_until timestamptz, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved threadline.saved_run)
 LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -140,7 +142,7 @@ END
 $$;
 
 -- By the owner's right.
-CREATE FUNCTION threadline.store_run(p_model text, p_commit_no bigint, p_until timestamptz, p_basis jsonb, p_table_ids integer[], p_events bigint, p_state bytea, p_stopped jsonb) RETURNS void
+CREATE FUNCTION threadline.store_run(p_model text, p_commit_no bigint, p_until timestamptz, p_basis jsonb, p_table_ids integer[], p_events bigint, p_state threadline.saved_run, p_stopped jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
     INSERT INTO threadline.replay_saved_run (model, commit_no, until_at, origin, plan, table_ids, events, state, stopped)

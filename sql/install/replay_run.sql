@@ -191,7 +191,7 @@ END
 $$;
 
 -- Runs the stream, with the rights of the caller and writing nothing, and ends the run. p_state: of a run to go on from; p_conditions: which changes are new to it.
-CREATE FUNCTION threadline.execute_stream(p_request threadline.replay_request, p_state bytea, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved bytea)
+CREATE FUNCTION threadline.execute_stream(p_request threadline.replay_request, p_state threadline.saved_run, p_conditions text, p_save boolean, OUT outcome jsonb, OUT states jsonb, OUT saved threadline.saved_run)
 LANGUAGE plpgsql
 -- Texts are read in the settings they were written in.
 SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content

@@ -1,7 +1,7 @@
 -- The query that feeds a run: the changes of a model's tables in commit order, with what each invariant is given of them
 -- (replay_invariant.sql), and the steps of projections in between. Users' expressions stand in it as they were written.
 
-CREATE FUNCTION threadline.run_begin(plan jsonb, state bytea) RETURNS integer LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_begin';
+CREATE FUNCTION threadline.run_begin(plan jsonb, state threadline.saved_run) RETURNS integer LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_begin';
 CREATE FUNCTION threadline.run_feed(run integer, source integer, op smallint, commit_no bigint, id bigint, committed_at timestamptz, statement_no integer, version integer,
                                     key text, old_key text, begins_baseline boolean, sums bytea, inputs record, event jsonb, old_state jsonb, new_state jsonb)
     RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_feed';
@@ -14,7 +14,7 @@ CREATE FUNCTION threadline.run_states(run integer, source integer, most integer,
 CREATE FUNCTION threadline.run_value(run integer, invariant integer, of_new boolean, id bigint) RETURNS numeric LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_value';
 CREATE FUNCTION threadline.run_judge(run integer, invariant integer, of_new boolean, holds boolean, id bigint)
     RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_judge';
-CREATE FUNCTION threadline.run_save(run integer) RETURNS bytea LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_save';
+CREATE FUNCTION threadline.run_save(run integer) RETURNS threadline.saved_run LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_save';
 CREATE FUNCTION threadline.run_end(run integer, most integer) RETURNS jsonb LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_end';
 CREATE FUNCTION threadline.image_sums(op smallint, old_image jsonb, new_image jsonb) RETURNS bytea LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'image_sums';
 

@@ -52,6 +52,11 @@ fn unreadable(error: impl std::fmt::Display) -> Error {
     Error::UnreadablePlan { cause: error.to_string() }
 }
 
+/// `threadline.saved_run_in(text)`: a saved run is read as it lies in memory, so nobody but `run_save` may make one.
+pub fn saved_run_in(_: &mut Call) -> pg_sys::Datum {
+    Err(Error::NotGiven { type_name: "saved_run" }).or_raise()
+}
+
 /// `threadline.run_begin(plan, state)`: the number of a run, which goes on from a saved state if one is given.
 pub fn run_begin(call: &mut Call) -> pg_sys::Datum {
     let begin = || {
@@ -320,7 +325,7 @@ pub fn run_end(call: &mut Call) -> pg_sys::Datum {
             skipped: &engine.skipped,
             total: engine.violations.total,
             stopped,
-            violations: engine.violations.reported().take(most).map(|violation| told(engine, violation)).collect(),
+            violations: engine.violations.reported().into_iter().take(most).map(|violation| told(engine, violation)).collect(),
             pending: engine
                 .pending()
                 .into_iter()
