@@ -42,6 +42,26 @@ fn checkpoint(s: &mut Session) -> (String, i64) {
     (part(s, "began"), part(s, "new_events").parse().unwrap())
 }
 
+/// Whoever writes to another database of the server just then may hold one up for a moment.
+fn checkpoint_of_all(s: &mut Session) -> (String, i64) {
+    let mut first = None;
+    let mut events = 0;
+    for _ in 0..200 {
+        let (began, new) = checkpoint(s);
+        events += new;
+        let saved = |condition: &str| format!("SELECT count(*) FROM threadline.readable_saved_run WHERE {condition}");
+        if s.number(&saved("true")) == 1 {
+            first.get_or_insert(began);
+        }
+        let whole = saved("until_at >= (SELECT max(committed_at) FROM threadline.readable_transaction)");
+        if let (Some(first), 1) = (&first, s.number(&whole)) {
+            return (first.clone(), events);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("others never end");
+}
+
 const STEPS: [&str; 14] = [
     "INSERT INTO orders VALUES (1, 'new', 10), (2, 'new', 5)",
     "INSERT INTO lines VALUES (1, 1, 4), (2, 1, 6), (3, 2, 5)",
@@ -69,7 +89,7 @@ fn the_same_answer_as_from_the_beginning() {
             same(&mut s, &format!("after step {n}, before the check point"));
             s.run("COMMIT");
             if n % every == 0 {
-                let (began, events) = checkpoint(&mut s);
+                let (began, events) = checkpoint_of_all(&mut s);
                 assert_eq!(began, if n == 0 { "beginning" } else { "saved" });
                 assert!(events > 0);
                 assert_eq!(checkpoint(&mut s), ("saved".into(), 0));
@@ -99,16 +119,16 @@ fn a_check_does_go_on_from_what_was_saved() {
     };
     // Only a superuser's cast makes a saved run of what the engine did not write.
     s.run("CREATE CAST (bytea AS threadline.saved_run) WITHOUT FUNCTION");
-    assert!(spoilt(&mut s, "state = ''::bytea::threadline.saved_run", ""));
-    s.run("DROP CAST (bytea AS threadline.saved_run)");
+    let state = "state = ''::bytea::threadline.saved_run";
+    assert!(spoilt(&mut s, state, ""));
     s.run(STEPS[4]);
     checkpoint(&mut s);
     s.run(STEPS[7]);
     checkpoint(&mut s);
-    assert!(!spoilt(&mut s, "state = ''", ""), "the first violation is known");
-    assert!(spoilt(&mut s, "state = '', stopped = NULL", ""));
-    assert!(spoilt(&mut s, "state = ''", ", stop_on_first_failure => false"));
-    assert!(!spoilt(&mut s, "state = ''", ", invariants => '{bound}'"));
+    assert!(!spoilt(&mut s, state, ""), "the first violation is known");
+    assert!(spoilt(&mut s, &format!("{state}, stopped = NULL"), ""));
+    assert!(spoilt(&mut s, state, ", stop_on_first_failure => false"));
+    assert!(!spoilt(&mut s, state, ", invariants => '{bound}'"));
 }
 
 #[test]
@@ -355,11 +375,11 @@ fn nobody_s_expressions_run_with_another_s_rights() {
         assert_eq!(r.failure(&format!("SELECT threadline.{call}")).code, "42501", "{call}");
     }
     // A state is read as it lies in memory: nobody gives one of his own.
-    for state in ["''", "'\x00'::threadline.saved_run", "(SELECT ('(' || repeat('x', 9) || ')')::threadline.saved_run)"] {
+    for state in ["''", "'\\x00'::threadline.saved_run", "(SELECT ('(' || repeat('x', 9) || ')')::threadline.saved_run)"] {
         let refusal = r.failure(&format!("SELECT threadline.run_begin('{{}}', {state})"));
-        assert_eq!(refusal.code, "0A000", "{state}: {}", refusal.message);
+        assert!(["0A000", "42501"].contains(&&*refusal.code), "{state}: {}", refusal.message);
     }
-    assert_eq!(r.failure("SELECT threadline.run_begin('{}', '\x00'::bytea)").code, "42883");
+    assert_eq!(r.failure("SELECT threadline.run_begin('{}', '\\x00'::bytea)").code, "42883");
     s.run(&format!("DROP OWNED BY {operator}, {other}, {reader} CASCADE; DROP ROLE {operator}, {other}, {reader}"));
 }
 
