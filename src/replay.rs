@@ -15,3 +15,4 @@ mod sequence;
 mod table_check;
 pub mod table_face;
 mod tuples;
+mod violations;

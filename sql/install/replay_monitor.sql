@@ -18,7 +18,7 @@ AS $$
         'plan', (p_request).plan - '{until,since,stop}'::text[],
         'tests', (p_request).tests,
         'tables', (
-            SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table_id', s.table_id, 'relation', s.relation, 'from', s.changes_from, 'baselines', s.baselines, 'inputs', s.inputs,
+            SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table_id', s.table_id, 'relation', s.relation, 'from', s.changes_from, 'baselines', s.baselines, 'emptied', s.emptied, 'inputs', s.inputs,
                        'columns', (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(a.attnum, a.attname, a.atttypid, a.atttypmod) ORDER BY a.attnum)
                                    FROM pg_catalog.pg_attribute a WHERE a.attrelid = s.relation AND a.attnum > 0 AND NOT a.attisdropped)) ORDER BY s.n)
             FROM pg_catalog.unnest((p_request).sources) s),
@@ -166,9 +166,7 @@ CREATE FUNCTION threadline.run_verdict(p_request threadline.replay_request, p_ou
 LANGUAGE sql STABLE
 AS $$
     SELECT CASE
-        WHEN EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(p_outcome -> 'violations') AS f (value)
-                     LEFT JOIN threadline.replay_invariants i ON i.model = (p_request).model AND i.name = (p_request).invariants[(f.value ->> 'invariant')::integer + 1]
-                     WHERE coalesce(i.severity, 'error') = 'error') THEN 'violated'
+        WHEN EXISTS (SELECT FROM threadline.violation_counts(p_request, p_outcome) c WHERE c.severity = 'error' AND c.violations > 0) THEN 'violated'
         -- It ends at a time that was settled when it was chosen.
         WHEN EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(threadline.run_doubts(p_request, p_outcome)) AS d (value) WHERE d.value ->> 'reason' <> 'not_settled') THEN 'unknown'
         ELSE 'holds' END
@@ -214,7 +212,7 @@ BEGIN
     END IF;
     v_run := threadline.resume_run(v_request, v_saved.state, v_saved.commit_no, v_saved.until_at, true);
     v_stopped := v_saved.stopped;
-    IF v_stopped IS NULL AND v_run.outcome -> 'violations' <> '[]' THEN
+    IF v_stopped IS NULL AND EXISTS (SELECT FROM threadline.violation_counts(v_request, v_run.outcome) c WHERE c.severity = 'error' AND c.violations > 0) THEN
         v_stopping := v_request;
         v_stopping.stop := true;
         v_stopping.plan := v_request.plan || '{"stop": true}';

@@ -180,13 +180,16 @@ AS $$
       AND strpos(lower(p_sql), lower(f.name_now)) > 0
 $$;
 
--- Goes through the states of the queries' tables, up to the commit p_upto if one is given. Returns what run_end does of violations, with
--- the commit of each (place), the doubts, and how often each query was run.
-CREATE FUNCTION threadline.watch_queries(p_request threadline.replay_request, p_upto bigint) RETURNS jsonb
+-- Goes through the states of the queries' tables, as far as the engine went. p_outcome: what it found. Returns what run_end does of
+-- violations, counts by name, the doubts, and how often each query was run.
+CREATE FUNCTION threadline.watch_queries(p_request threadline.replay_request, p_outcome jsonb) RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_end constant bigint := least(p_upto, coalesce(p_request.horizon, 9223372036854775807));
+    v_stopped constant boolean := (p_outcome ->> 'stopped')::boolean;
+    -- After the last step: the event that the engine went no further than, or the last.
+    v_next_at constant timestamptz := threadline.from_engine_time(CASE WHEN v_stopped THEN p_outcome ->> 'stopped_by' ELSE p_outcome #>> '{last,1}' END::bigint);
+    v_end constant bigint := least(CASE WHEN v_stopped THEN (p_outcome #>> '{last,0}')::bigint END, p_request.horizon, 9223372036854775807);
     v_since constant timestamptz := p_request.since;
     v_count constant integer := pg_catalog.cardinality(p_request.queries);
     v_invariant record;
@@ -202,17 +205,23 @@ DECLARE
     v_known bigint[] := '{}';
     v_touched boolean[] := '{}';
     v_touched_by uuid[] := '{}';
+    v_touched_at timestamptz[] := '{}';
     v_changed bigint[] := '{}';
     v_runs integer[] := '{}';
     v_now jsonb[] := '{}';
     v_open jsonb[] := '{}';
     v_found jsonb[] := '{}';
-    v_more bigint := 0;
+    v_counts bigint[] := '{}';
+    v_is_warning boolean[] := '{}';
+    v_fails boolean := false;
     v_doubts jsonb := '[]';
     v_step record;
     v_last_no bigint;
     v_last_at timestamptz;
     v_last_id uuid;
+    v_found_in bigint;                              -- the check point: the last event's commit before it, and its time
+    v_found_at timestamptz;
+    v_slice numeric;
     v_answer jsonb;
     v_key text;
     v_is_due boolean;
@@ -254,6 +263,8 @@ BEGIN
         v_touched := v_touched || false;
         v_changed := v_changed || 0::bigint;
         v_runs := v_runs || 0;
+        v_counts := v_counts || 0::bigint;
+        v_is_warning := v_is_warning || (v_invariant.severity = 'warning');
         v_now := v_now || '{}'::jsonb;
         v_open := v_open || '{}'::jsonb;
         v_doubts := v_doubts || coalesce((
@@ -311,14 +322,32 @@ BEGIN
             END IF;
             FOR v_no IN 1 .. v_count LOOP
                 v_check := v_checks[v_no];
-                v_is_due := v_phase = 0 AND v_step.commit_no IS NULL;
-                IF v_phase = 0 AND NOT v_is_due THEN
-                    v_is_due := v_check ? 'Slices'
-                        AND pg_catalog.floor(extract(epoch FROM v_last_at) * 1000000 / (v_check ->> 'Slices')::numeric)
-                            <> pg_catalog.floor(extract(epoch FROM v_step.committed_at) * 1000000 / (v_check ->> 'Slices')::numeric);
+                v_is_due := false;
+                v_found_in := v_last_no;
+                v_found_at := v_last_at;
+                IF v_phase = 0 AND v_check ? 'Slices' AND v_touched[v_no] THEN
+                    v_slice := threadline.slice_of(v_last_at, v_check);
+                    v_is_due := v_slice <> threadline.slice_of(coalesce(v_step.committed_at, v_next_at), v_check);
+                    IF v_is_due THEN
+                        -- Other tables of the model may have changed in the same slice later.
+                        SELECT x.commit_no, x.committed_at INTO v_found_in, v_found_at
+                        FROM pg_temp.threadline_bisect_transaction x
+                        WHERE x.commit_no >= v_last_no AND (x.commit_no < v_step.commit_no OR v_step.commit_no IS NULL) AND threadline.slice_of(x.committed_at, v_check) = v_slice
+                          AND (x.commit_no = v_last_no OR EXISTS (
+                              SELECT FROM threadline.readable_change c
+                              WHERE c.transaction_id = x.id AND c.op <> 2
+                                AND c.table_id = ANY (ARRAY(SELECT s.table_id FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NULL))))
+                        ORDER BY x.commit_no DESC LIMIT 1;
+                    END IF;
+                END IF;
+                IF v_phase = 0 AND v_step.commit_no IS NULL AND NOT v_stopped AND NOT v_is_due THEN
+                    v_is_due := true;
+                    v_found_in := coalesce((p_outcome #>> '{last,0}')::bigint, v_last_no);
+                    v_found_at := coalesce(threadline.from_engine_time((p_outcome #>> '{last,1}')::bigint), v_last_at);
                 ELSIF v_phase = 1 AND v_step.tables && v_places[v_no]::integer[] THEN
                     v_touched[v_no] := true;
                     v_touched_by[v_no] := v_step.id;
+                    v_touched_at[v_no] := v_step.committed_at;
                     v_is_due := v_check IN ('"Event"', '"Statement"', '"Commit"');
                     IF v_check ? 'Events' THEN
                         v_rows := (SELECT pg_catalog.sum(r.row_count) FROM ROWS FROM (pg_catalog.unnest(v_step.tables), pg_catalog.unnest(v_step.row_counts)) AS r (n, row_count)
@@ -335,79 +364,90 @@ BEGIN
                 FOR v_key IN SELECT k.key FROM pg_catalog.jsonb_object_keys(v_now[v_no]) AS k (key) WHERE NOT v_answer ? k.key LOOP
                     IF v_open[v_no] ? v_key THEN
                         v_found[(v_open[v_no] ->> v_key)::integer] := v_found[(v_open[v_no] ->> v_key)::integer]
-                            || pg_catalog.jsonb_build_object('repaired_at', threadline.engine_time(v_last_at));
+                            || pg_catalog.jsonb_build_object('repaired_at', threadline.engine_time(v_found_at));
+                        IF NOT threadline.is_reported(v_found[(v_open[v_no] ->> v_key)::integer], v_since) THEN
+                            v_counts[v_no] := v_counts[v_no] - 1;
+                        END IF;
                         v_open[v_no] := v_open[v_no] - v_key;
                     END IF;
                 END LOOP;
                 v_change := NULL;
                 FOR v_key IN SELECT k.key FROM pg_catalog.jsonb_object_keys(v_answer) AS k (key) WHERE NOT v_now[v_no] ? k.key ORDER BY k.key LOOP
-                    IF pg_catalog.cardinality(v_found) = 1000 THEN
-                        v_more := v_more + 1;
-                        CONTINUE;
-                    END IF;
+                    v_counts[v_no] := v_counts[v_no] + 1;
+                    -- So many are kept as by the engine, with the first of each invariant and all that were before the time that is asked about.
+                    CONTINUE WHEN pg_catalog.cardinality(v_found) >= 1000 AND v_counts[v_no] > 1 AND v_found_at > v_since;
                     -- That of the last transaction to touch a table of it, which may be long ago.
                     v_change := coalesce(v_change, threadline.last_change_of(coalesce(v_touched_by[v_no], v_last_id),
                         ARRAY(SELECT t.table_id FROM pg_catalog.unnest(v_tables) t WHERE t.n = ANY (v_places[v_no]::integer[]))));
                     v_found := v_found || pg_catalog.jsonb_build_object(
-                        'invariant', v_no - 1, 'key', v_key::jsonb, 'step', NULL, 'change_id', v_change, 'time', threadline.engine_time(v_last_at),
-                        'found_at', threadline.engine_time(v_last_at), 'states', pg_catalog.jsonb_build_array('[]'::jsonb, v_answer #> ARRAY[v_key, 'rows']),
-                        'event', NULL, 'recent', '[]'::jsonb, 'repaired_at', NULL, 'place', v_last_no,
+                        'invariant', v_no - 1, 'key', v_key::jsonb, 'step', NULL, 'change_id', v_change, 'time', threadline.engine_time(coalesce(v_touched_at[v_no], v_last_at)),
+                        'found_at', threadline.engine_time(v_found_at), 'found_in', v_found_in, 'at_commit', true, 'states', pg_catalog.jsonb_build_array('[]'::jsonb, v_answer #> ARRAY[v_key, 'rows']),
+                        'event', NULL, 'recent', '[]'::jsonb, 'repaired_at', NULL,
                         'reason', pg_catalog.format('the query returns %s', CASE WHEN v_answer #>> ARRAY[v_key, 'n'] = '1' THEN '1 row' ELSE (v_answer #>> ARRAY[v_key, 'n']) || ' rows' END));
                     v_open[v_no] := v_open[v_no] || pg_catalog.jsonb_build_object(v_key, pg_catalog.cardinality(v_found));
                 END LOOP;
                 v_now[v_no] := v_answer;
             END LOOP;
-            EXIT WHEN p_request.stop AND v_last_at > v_since AND v_found <> '{}'
-                AND EXISTS (SELECT FROM pg_catalog.unnest(v_found) f WHERE threadline.is_reported(f, v_since));
+            v_fails := v_found_at > v_since AND EXISTS (SELECT FROM ROWS FROM (pg_catalog.unnest(v_counts), pg_catalog.unnest(v_is_warning)) AS c (n, is_warning) WHERE c.n > 0 AND NOT c.is_warning);
+            EXIT WHEN p_request.stop AND v_fails;
         END LOOP;
-        EXIT WHEN p_request.stop AND v_last_at > v_since AND v_found <> '{}'
-            AND EXISTS (SELECT FROM pg_catalog.unnest(v_found) f WHERE threadline.is_reported(f, v_since));
+        EXIT WHEN p_request.stop AND v_fails;
     END LOOP;
     DROP TABLE pg_temp.threadline_bisect_transaction;
     RETURN pg_catalog.jsonb_build_object(
         'violations', coalesce((SELECT pg_catalog.jsonb_agg(f.value ORDER BY f.no) FROM pg_catalog.unnest(v_found) WITH ORDINALITY AS f (value, no) WHERE threadline.is_reported(f.value, v_since)), '[]'),
-        'total', v_more + (SELECT pg_catalog.count(*) FROM pg_catalog.unnest(v_found) f WHERE threadline.is_reported(f, v_since)),
+        'counts', (SELECT pg_catalog.jsonb_object_agg(c.name, c.n) FROM ROWS FROM (pg_catalog.unnest(p_request.queries), pg_catalog.unnest(v_counts)) AS c (name, n)),
         'doubts', v_doubts,
         'runs', (SELECT pg_catalog.jsonb_object_agg(r.name, r.runs) FROM ROWS FROM (pg_catalog.unnest(p_request.queries), pg_catalog.unnest(v_runs)) AS r (name, runs)));
 END
 $$;
+
+-- The slice of time that a time lies in; NULL for none.
+CREATE FUNCTION threadline.slice_of(p_at timestamptz, p_check jsonb) RETURNS numeric
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+RETURN floor(extract(epoch FROM p_at) * 1000000 / (p_check ->> 'Slices')::numeric);
 
 -- Not over before the time that is asked about.
 CREATE FUNCTION threadline.is_reported(p_found jsonb, p_since timestamptz) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
 RETURN (p_found ->> 'found_at')::bigint > threadline.engine_time(p_since) OR coalesce((p_found ->> 'repaired_at')::bigint > threadline.engine_time(p_since), true);
 
--- The commit after which the engine found a violation: its own transaction's, or of the last one by the time when it was found.
-CREATE FUNCTION threadline.place_found(p_found jsonb) RETURNS bigint
-LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
-RETURN CASE WHEN p_found -> 'found_at' = p_found -> 'time'
-            THEN coalesce(((threadline.run_change((p_found ->> 'change_id')::bigint)).transaction ->> 'commit_no')::bigint, 9223372036854775807)
-            ELSE coalesce(threadline.horizon_at_once(threadline.from_engine_time((p_found ->> 'found_at')::bigint)), 0) END;
+-- Where a change stands in a run, as far as one transaction's are compared: see stream_statement.
+CREATE FUNCTION threadline.place_of_change(p_id bigint, OUT commit_no bigint, OUT statement_no integer, OUT op smallint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(x.commit_no, CASE WHEN x.id IS NULL THEN c.id ELSE 9223372036854775807 END), c.statement_no, c.op
+    FROM threadline.readable_change c
+    LEFT JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
+    WHERE c.id = p_id
+$$;
 
--- Violations of the engine, told already, and of queries, in the order of commits.
+-- Violations of the engine, told already, and of queries: by check points, and at one by the change that is named. As many as the
+-- engine tells, and the first of each invariant.
 CREATE FUNCTION threadline.merge_violations(p_request threadline.replay_request, p_found jsonb, p_told jsonb, p_of_queries jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_of_queries threadline.replay_request := p_request;
-    v_merged jsonb;
 BEGIN
     v_of_queries.invariants := p_request.queries;
-    SELECT coalesce(pg_catalog.jsonb_agg(m.told ORDER BY m.place, m.change_id, m.no, m.n), '[]') INTO v_merged
-    FROM (
-        -- The engine's keep their order: what they are merged by never falls.
-        SELECT r.told, r.place, r.change_id, pg_catalog.max(r.no) OVER (PARTITION BY r.place, r.change_id ORDER BY r.n) AS no, r.n
-        FROM (SELECT e.told, e.place, pg_catalog.max(e.change_id) OVER (PARTITION BY e.place ORDER BY e.n) AS change_id, e.no, e.n
+    RETURN (
+        SELECT coalesce(pg_catalog.jsonb_agg(o.told ORDER BY o.place) FILTER (WHERE o.place <= 1000 OR o.nth = 1), '[]')
         FROM (
-            SELECT t.value AS told, pg_catalog.max(threadline.place_found(f.value)) OVER (ORDER BY f.n) AS place, (f.value ->> 'change_id')::bigint AS change_id, coalesce(i.no, 2147483647) AS no, f.n
-            FROM pg_catalog.jsonb_array_elements(p_found) WITH ORDINALITY AS f (value, n)
-            JOIN pg_catalog.jsonb_array_elements(p_told) WITH ORDINALITY AS t (value, n) ON t.n = f.n
-            LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = t.value ->> 'invariant') e) r
-        UNION ALL
-        SELECT threadline.violation_of_run(v_of_queries, f.value), (f.value ->> 'place')::bigint, (f.value ->> 'change_id')::bigint, i.no, f.n
-        FROM pg_catalog.jsonb_array_elements(p_of_queries) WITH ORDINALITY AS f (value, n)
-        JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = p_request.queries[(f.value ->> 'invariant')::integer + 1]
-        WHERE NOT p_request.stop OR f.n = 1) m;
-    RETURN CASE WHEN p_request.stop AND v_merged <> '[]' THEN pg_catalog.jsonb_build_array(v_merged -> 0) ELSE v_merged END;
+            SELECT p.told, p.place, pg_catalog.row_number() OVER (PARTITION BY p.told ->> 'invariant' ORDER BY p.place) AS nth
+            FROM (
+                SELECT m.told, pg_catalog.row_number() OVER (ORDER BY (m.found ->> 'found_in')::bigint, (m.found ->> 'at_commit')::boolean, m.found_step,
+                                                                      c.commit_no, c.statement_no, c.op, (m.found ->> 'change_id')::bigint, m.no, m.n) AS place
+                FROM (
+                    SELECT t.value AS told, f.value AS found, CASE WHEN NOT (f.value ->> 'at_commit')::boolean THEN (f.value ->> 'found_step')::bigint END AS found_step,
+                           coalesce(i.no, 2147483647) AS no, f.n
+                    FROM pg_catalog.jsonb_array_elements(p_found) WITH ORDINALITY AS f (value, n)
+                    JOIN pg_catalog.jsonb_array_elements(p_told) WITH ORDINALITY AS t (value, n) ON t.n = f.n
+                    LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = t.value ->> 'invariant'
+                    UNION ALL
+                    SELECT threadline.violation_of_run(v_of_queries, f.value), f.value, NULL, i.no, f.n
+                    FROM pg_catalog.jsonb_array_elements(p_of_queries) WITH ORDINALITY AS f (value, n)
+                    JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = p_request.queries[(f.value ->> 'invariant')::integer + 1]) m
+                CROSS JOIN LATERAL threadline.place_of_change((m.found ->> 'change_id')::bigint) c) p) o);
 END
 $$;

@@ -178,6 +178,19 @@ BEGIN
 END
 $$;
 
+-- How many violations of each invariant there are; name is NULL of those that a model has without defining them.
+CREATE FUNCTION threadline.violation_counts(p_request threadline.replay_request, p_outcome jsonb, p_queries jsonb = NULL) RETURNS TABLE (name text, severity text, violations bigint)
+LANGUAGE sql STABLE
+AS $$
+    SELECT i.name, coalesce(i.severity, 'error'), c.value::bigint
+    FROM pg_catalog.jsonb_array_elements_text(p_outcome -> 'counts') WITH ORDINALITY AS c (value, n)
+    LEFT JOIN threadline.replay_invariants i ON i.model = (p_request).model AND i.name = (p_request).invariants[c.n]
+    UNION ALL
+    SELECT i.name, i.severity, c.value::bigint
+    FROM pg_catalog.jsonb_each_text(p_queries -> 'counts') AS c (name, value)
+    JOIN threadline.replay_invariants i ON i.model = (p_request).model AND i.name = c.name
+$$;
+
 -- p_queries: what watch_queries found, if there are invariants of kind query.
 CREATE FUNCTION threadline.result_of_run(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb, p_queries jsonb = NULL) RETURNS jsonb
 LANGUAGE plpgsql STABLE
@@ -185,32 +198,43 @@ LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
+    v_told jsonb;
     v_violations jsonb;
+    v_failure jsonb;
     v_doubts constant jsonb := threadline.run_doubts(p_request, p_outcome) || coalesce(p_queries -> 'doubts', '[]');
-    v_total constant bigint := (p_outcome ->> 'total')::bigint + coalesce((p_queries ->> 'total')::bigint, 0);
+    v_total constant bigint := (SELECT coalesce(pg_catalog.sum(c.violations), 0) FROM threadline.violation_counts(p_request, p_outcome, p_queries) c);
     v_rows jsonb;
+    v_first bigint;
     v_found jsonb[];
     v_ids threadline.change_ids[];
     v_known jsonb;
     v_pending jsonb;
 BEGIN
+    IF p_request.stop THEN
+        v_first := (SELECT pg_catalog.min(v.no) FROM pg_catalog.jsonb_array_elements(p_outcome -> 'violations') WITH ORDINALITY AS v (value, no)
+                    WHERE NOT coalesce((p_request.plan #> ARRAY['invariants', v.value ->> 'invariant', 'is_warning'])::boolean, false));
+    END IF;
+    v_told := CASE WHEN v_first IS NOT NULL THEN pg_catalog.jsonb_build_array(p_outcome -> 'violations' -> (v_first - 1)::integer) ELSE p_outcome -> 'violations' END;
     SELECT pg_catalog.array_agg(f.value ORDER BY f.no), pg_catalog.array_agg(ROW(f.ids)::threadline.change_ids ORDER BY f.no) INTO v_found, v_ids
     FROM (
         SELECT v.value, v.no, threadline.leading_changes(p_request, v.value) AS ids
-        FROM pg_catalog.jsonb_array_elements(p_outcome -> 'violations') WITH ORDINALITY AS v (value, no)
-        WHERE NOT p_request.stop OR v.no = 1
+        FROM pg_catalog.jsonb_array_elements(v_told) WITH ORDINALITY AS v (value, no)
     ) f;
     v_known := threadline.known_changes(p_request, ARRAY(SELECT DISTINCT i.id FROM pg_catalog.unnest(v_ids) u CROSS JOIN LATERAL pg_catalog.unnest(u.ids) AS i (id)));
     v_pending := threadline.known_changes(p_request, ARRAY(SELECT (p.value ->> 'change_id')::bigint FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') AS p (value) WHERE p.value -> 'key' = 'null'));
     SELECT coalesce(pg_catalog.jsonb_agg(threadline.violation_of_run(p_request, v_found[n], v_ids[n].ids, v_known) ORDER BY n), '[]') INTO v_violations
     FROM pg_catalog.generate_subscripts(v_found, 1) AS n;
     IF p_queries -> 'violations' <> '[]' THEN
-        v_violations := threadline.merge_violations(p_request, p_outcome -> 'violations', v_violations, p_queries -> 'violations');
+        v_violations := threadline.merge_violations(p_request, v_told, v_violations, p_queries -> 'violations');
+    END IF;
+    IF p_request.stop THEN
+        v_failure := (SELECT v.value FROM pg_catalog.jsonb_array_elements(v_violations) WITH ORDINALITY AS v (value, no) WHERE v.value ->> 'severity' = 'error' ORDER BY v.no LIMIT 1);
+        v_violations := CASE WHEN v_failure IS NOT NULL THEN pg_catalog.jsonb_build_array(v_failure) ELSE v_violations END;
     END IF;
     SELECT coalesce(pg_catalog.jsonb_object_agg(threadline.qualified_name(s.relation), p_outcome #> ARRAY['rows', s.n::text]), '{}') INTO v_rows
     FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NULL;
     RETURN pg_catalog.jsonb_build_object(
-        'verdict', CASE WHEN v_violations @> '[{"severity": "error"}]' THEN 'violated' WHEN v_doubts <> '[]' THEN 'unknown' ELSE 'holds' END,
+        'verdict', CASE WHEN EXISTS (SELECT FROM threadline.violation_counts(p_request, p_outcome, p_queries) c WHERE c.severity = 'error' AND c.violations > 0) THEN 'violated' WHEN v_doubts <> '[]' THEN 'unknown' ELSE 'holds' END,
         'what', p_request.model,
         'events_processed', p_outcome -> 'events',
         'transactions', p_outcome -> 'transactions',
@@ -224,16 +248,18 @@ BEGIN
         'not_compared', coalesce((SELECT pg_catalog.jsonb_agg(DISTINCT d.value -> 'column') FROM pg_catalog.jsonb_array_elements(v_doubts) AS d (value) WHERE d.value ->> 'reason' = 'redacted'), '[]'),
         'invariants', (
             SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', i.name, 'kind', i.kind, 'severity', i.severity,
-                       'verdict', CASE WHEN v.violations > 0 THEN 'violated' WHEN v_doubts <> '[]' THEN 'unknown' WHEN p_request.stop AND v_violations <> '[]' THEN 'unknown' ELSE 'holds' END,
+                       'verdict', CASE WHEN v.violations > 0 THEN 'violated' WHEN v_doubts <> '[]' THEN 'unknown' WHEN v_failure IS NOT NULL THEN 'unknown' ELSE 'holds' END,
                        'violations', v.violations) ORDER BY i.no), '[]')
             FROM threadline.replay_invariants i
-            CROSS JOIN LATERAL (SELECT count(*) AS violations FROM pg_catalog.jsonb_array_elements(v_violations) AS v (value) WHERE v.value ->> 'invariant' = i.name) v
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN v_failure IS NOT NULL THEN (SELECT count(*) FROM pg_catalog.jsonb_array_elements(v_violations) AS v (value) WHERE v.value ->> 'invariant' = i.name)
+                            ELSE (SELECT c.violations FROM threadline.violation_counts(p_request, p_outcome, p_queries) c WHERE c.name = i.name) END AS violations) v
             WHERE i.model = p_request.model AND i.name = ANY (p_request.invariants || p_request.queries)),
         'pending', (
             SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('invariant', p.value -> 'invariant', 'change_id', p.value -> 'change_id', 'due', threadline.from_engine_time((p.value ->> 'due')::bigint),
                        'key', CASE WHEN p.value -> 'key' <> 'null' THEN p.value -> 'key' ELSE v_pending -> (p.value ->> 'change_id') -> 'key' END) ORDER BY p.no), '[]')
             FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') WITH ORDINALITY AS p (value, no)),
-        'violations_total', CASE WHEN p_request.stop THEN least(v_total, 1) ELSE v_total END,
+        'violations_total', CASE WHEN v_failure IS NOT NULL THEN 1 ELSE v_total END,
         'violations', v_violations,
         'request', pg_catalog.jsonb_build_object('model', p_request.model, 'since', p_request.since, 'until', p_request.until, 'stop_on_first_failure', p_request.stop,
             'invariants', p_request.invariants || p_request.queries,
@@ -250,7 +276,7 @@ DECLARE
 BEGIN
     v_run := threadline.execute_request(p_request);
     IF pg_catalog.cardinality(p_request.queries) > 0 THEN
-        v_queries := threadline.watch_queries(p_request, CASE WHEN p_request.stop THEN threadline.place_found(v_run.outcome #> '{violations,0}') END);
+        v_queries := threadline.watch_queries(p_request, v_run.outcome);
     END IF;
     RETURN threadline.result_of_run(p_request, v_run.outcome, v_run.states, v_queries) || CASE WHEN v_queries IS NOT NULL THEN pg_catalog.jsonb_build_object('query_runs', v_queries -> 'runs') ELSE '{}' END;
 END

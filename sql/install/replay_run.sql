@@ -49,6 +49,8 @@ BEGIN
     FROM threadline.readable_baseline b
     WHERE b.table_id = p_table_id AND (p_horizon IS NULL OR b.commit_no IS NULL OR b.commit_no <= p_horizon)
       AND coalesce(b.committed_at, b.taken_at) >= coalesce(v_purged, '-infinity');
+    v_source.emptied := ARRAY(SELECT b.first_change_id FROM threadline.readable_baseline b
+                              WHERE b.table_id = p_table_id AND b.first_change_id = ANY (v_source.baselines[2:]) AND b.row_count = 0 ORDER BY 1);
     v_source.is_known := v_source.changes_from IS NOT NULL;
     v_source.changes_from := coalesce(v_source.changes_from, 0);
     -- A baseline knows from which number its changes are; its first one is the first row that it found.
@@ -73,6 +75,7 @@ DECLARE
     v_projection record;
     v_table_id integer;
     v_compiled threadline.replay_compiled;
+    v_input threadline.replay_input;
     v_plan_invariants jsonb := '[]';
     v_inputs jsonb;
     v_places integer[];
@@ -127,6 +130,7 @@ BEGIN
             v_source.has_deltas := false;
             v_source.changes_from := -9223372036854775807;
             v_source.baselines := '{}';
+            v_source.emptied := '{}';
         END IF;
         v_request.sources := v_request.sources || v_source;
     END LOOP;
@@ -158,9 +162,23 @@ BEGIN
             ELSE ARRAY(SELECT s.n FROM pg_catalog.unnest(v_invariant.table_id || v_invariant.more_tables) WITH ORDINALITY AS t (table_id, role)
                        JOIN pg_catalog.unnest(v_request.sources) s ON s.table_id = t.table_id AND s.projection IS NULL ORDER BY t.role) END;
         CONTINUE WHEN v_places = '{}';
-        v_compiled := threadline.compile_invariant(v_invariant.name, v_invariant.kind, v_invariant.spec, v_invariant.check_at, v_invariant.projection IS NOT NULL,
-            ARRAY(SELECT CASE WHEN v_invariant.projection IS NOT NULL THEN threadline.state_nulls() ELSE threadline.typed_nulls(v_request.sources[p.n + 1].relation) END
-                  FROM pg_catalog.unnest(v_places) WITH ORDINALITY AS p (n, role) ORDER BY p.role));
+        BEGIN
+            v_compiled := threadline.compile_invariant(v_invariant.name, v_invariant.kind, v_invariant.spec, v_invariant.check_at, v_invariant.projection IS NOT NULL,
+                ARRAY(SELECT CASE WHEN v_invariant.projection IS NOT NULL THEN threadline.state_nulls() ELSE threadline.typed_nulls(v_request.sources[p.n + 1].relation) END
+                      FROM pg_catalog.unnest(v_places) WITH ORDINALITY AS p (n, role) ORDER BY p.role));
+            FOREACH v_input IN ARRAY v_compiled.inputs LOOP
+                PERFORM threadline.try_query(pg_catalog.format(E'SELECT (%s\n) FROM %s LIMIT 0', v_input.expression,
+                                                               threadline.trial_rows(v_request.sources[v_places[v_input.role + 1] + 1].relation, v_input.scope)));
+            END LOOP;
+        EXCEPTION WHEN undefined_column OR undefined_function OR undefined_table OR undefined_object OR ambiguous_function OR datatype_mismatch OR cannot_coerce OR indeterminate_datatype THEN
+            -- What it names was there when it was defined.
+            RAISE EXCEPTION USING
+                ERRCODE = SQLSTATE,
+                MESSAGE = SQLERRM,
+                DETAIL = pg_catalog.format('Invariant "%s" of model "%s" is defined as: %s', v_invariant.name, p_model, v_invariant.spec),
+                HINT = pg_catalog.format('SELECT threadline.replay_add_invariant(%L, %L, %L, ''…'', %L, %L); defines it anew with the names of now.',
+                                         p_model, v_invariant.name, v_invariant.kind, v_invariant.check_at, v_invariant.severity);
+        END;
         v_inputs := '[]';
         FOR v_role IN 1 .. pg_catalog.cardinality(v_places) LOOP
             v_source := v_request.sources[v_places[v_role] + 1];
@@ -173,7 +191,7 @@ BEGIN
             v_request.tests := v_request.tests || pg_catalog.jsonb_build_object(pg_catalog.cardinality(v_request.invariants)::text, v_invariant.spec ->> 'check');
         END IF;
         v_request.invariants := v_request.invariants || v_invariant.name;
-        v_plan_invariants := v_plan_invariants || pg_catalog.jsonb_build_object('name', v_invariant.name, 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'inputs', v_inputs);
+        v_plan_invariants := v_plan_invariants || pg_catalog.jsonb_build_object('name', v_invariant.name, 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'is_warning', v_invariant.severity = 'warning', 'inputs', v_inputs);
     END LOOP;
     v_request.plan := pg_catalog.jsonb_build_object(
         'stop', p_stop, 'since', threadline.engine_time(p_since),
@@ -205,10 +223,9 @@ DECLARE
     v_has_projections constant boolean := EXISTS (SELECT FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NOT NULL);
     v_guarded boolean := false;
     v_run integer;
-    v_settings text[];
 BEGIN
     IF pg_catalog.cardinality(p_request.sources) = 0 THEN
-        outcome := '{"events": 0, "transactions": 0, "total": 0, "violations": [], "pending": [], "unknown": [], "skipped": {}, "rows": [], "fed": []}';
+        outcome := '{"events": 0, "transactions": 0, "total": 0, "counts": [], "stopped": false, "violations": [], "pending": [], "unknown": [], "skipped": {}, "rows": [], "fed": []}';
         states := '{}';
         RETURN;
     END IF;

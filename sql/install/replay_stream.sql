@@ -27,7 +27,7 @@ SELECT c.id, c.captured_at, c.transaction_id, c.table_id, c.statement_no, c.sche
 FROM threadline.stored_change c
 WHERE c.table_id = ANY (ARRAY(SELECT t.table_id FROM threadline.replayable_table t));
 
--- A source of a run. changes_from: the first change; baselines: first changes of later baselines. columns: those that expressions may name.
+-- A source of a run. changes_from: the first change; baselines: first changes of later baselines; emptied: later baselines that found no row.
 CREATE TYPE threadline.replay_source AS (
     n            integer,
     table_id     integer,
@@ -37,6 +37,7 @@ CREATE TYPE threadline.replay_source AS (
     since        timestamptz,
     is_known     boolean,
     baselines    bigint[],
+    emptied      bigint[],
     has_deltas   boolean,
     inputs       threadline.replay_input[]
 );
@@ -110,7 +111,20 @@ DECLARE
     v_old_row text;
     v_row_inputs text;
     v_pair_inputs text;
+    v_changes text := CASE WHEN p_of_events THEN threadline.changes_of_events(p_source) WHEN p_source.has_deltas THEN 'threadline.readable_change' ELSE 'threadline.replayable_change' END;
 BEGIN
+    -- A baseline that found no row has none in the log to begin it: a mark, after what its transaction had done before, says that all rows are gone.
+    IF cardinality(p_source.emptied) > 0 THEN
+        v_changes := format($emptied$(
+            SELECT c.id, c.captured_at, c.transaction_id, c.table_id, c.statement_no, c.schema_version, c.op, c.key, c.old_key, c.old_image, c.new_image, c.old_exact, c.new_exact
+            FROM %1$s c WHERE c.table_id = %2$s
+            UNION ALL
+            SELECT b.first_change_id, b.taken_at, b.transaction_id, b.table_id,
+                   coalesce((SELECT max(o.statement_no) + 1 FROM threadline.readable_change o WHERE o.transaction_id = b.transaction_id AND o.id < b.first_change_id), 0),
+                   NULL, 0::smallint, NULL, NULL, NULL, NULL, NULL, NULL
+            FROM threadline.readable_baseline b WHERE b.table_id = %2$s AND b.first_change_id = ANY (%3$L::bigint[]))$emptied$,
+            v_changes, p_source.table_id, p_source.emptied);
+    END IF;
     SELECT string_agg(format('WHEN %s THEN %s', v.version, v.image), ' ' ORDER BY v.version) AS images,
            string_agg(format('WHEN %s THEN %s', v.version, v.exact), ' ' ORDER BY v.version) AS exacts
     INTO v_versions
@@ -143,7 +157,7 @@ BEGIN
             SELECT coalesce(x.commit_no, CASE WHEN x.id IS NULL THEN c.id ELSE 9223372036854775807 END) AS tl_commit_no,
                    coalesce(x.committed_at, CASE WHEN x.id IS NULL THEN c.captured_at ELSE now() END) AS tl_committed_at, c.statement_no AS tl_statement_no,
                    CASE WHEN c.op = 0 AND c.old_image IS NULL THEN (-1)::smallint ELSE c.op END AS tl_op, c.id AS tl_id, c.schema_version AS tl_version,
-                   c.key AS tl_key, CASE WHEN c.op = 5 THEN c.old_key END AS tl_old_key, %4$s AS tl_begins, threadline.image_sums(c.op, c.old_image, c.new_image) AS tl_sums%5$s
+                   c.key AS tl_key, CASE WHEN c.op = 5 THEN c.old_key END AS tl_old_key, %4$s AS tl_begins, %14$s AS tl_sums%5$s
             FROM %6$s c
             %13$s
             %7$s
@@ -154,7 +168,8 @@ BEGIN
         p_source.n,
         coalesce((SELECT string_agg(CASE i.scope WHEN 'row' THEN 'r.i' ELSE 'p.i' END || i.n, ', ' ORDER BY i.n) FROM unnest(p_source.inputs) WITH ORDINALITY AS i (role, scope, expression, n)), 'NULL'),
         CASE WHEN p_with_event THEN 'c.tl_event' ELSE 'NULL::jsonb' END,
-        CASE WHEN cardinality(p_source.baselines) > 0 THEN format('c.id = ANY (%L::bigint[])', p_source.baselines) ELSE 'false' END,
+        concat_ws(' OR ', CASE WHEN cardinality(p_source.baselines) > 0 THEN format('c.id = ANY (%L::bigint[])', p_source.baselines) ELSE 'false' END,
+                  CASE WHEN cardinality(p_source.emptied) > 0 THEN 'c.schema_version IS NULL' END),
         coalesce(', ' || v_columns, '')
         || CASE WHEN v_whole THEN ', n.image AS tl_image, n.exact AS tl_exact, o.image AS tl_old_image, o.exact AS tl_old_exact' ELSE '' END
         || CASE WHEN p_with_event THEN format($event$, jsonb_build_object(
@@ -163,7 +178,7 @@ BEGIN
                'changed_fields', CASE WHEN c.op = 5 THEN threadline.object_keys(c.old_image) END)
                || CASE WHEN o.image IS NULL THEN jsonb_build_object('new', n.image) WHEN n.image IS NULL THEN jsonb_build_object('old', o.image)
                        ELSE jsonb_build_object('old', o.image, 'new', n.image) END AS tl_event$event$) ELSE '' END,
-        CASE WHEN p_of_events THEN threadline.changes_of_events(p_source) WHEN p_source.has_deltas THEN 'threadline.readable_change' ELSE 'threadline.replayable_change' END,
+        v_changes,
         format($rows$CROSS JOIN LATERAL (SELECT %1$s AS image, %2$s AS exact FROM (SELECT c.schema_version, c.new_image AS image, c.new_exact AS exact) s) n
             CROSS JOIN LATERAL (SELECT %1$s AS image, %2$s AS exact FROM (
                 SELECT c.schema_version, CASE WHEN c.op <= 1 THEN c.old_image WHEN c.op = 5 THEN c.new_image || coalesce(c.old_image, '{}') END AS image,
@@ -180,7 +195,9 @@ BEGIN
             CASE WHEN v_whole THEN v_new ELSE format('(SELECT %s)', v_new_columns) END,
             CASE WHEN v_whole THEN v_old_row ELSE format('(SELECT %s)', v_old_columns) END), ''),
         CASE WHEN p_of_events THEN 'CROSS JOIN LATERAL (SELECT c.transaction_id AS id, c.commit_no, c.captured_at AS committed_at, c.actor_ref) x'
-             ELSE 'LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id' END);
+             ELSE 'LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id' END,
+        -- Who writes events may spell a value otherwise from one to the next.
+        CASE WHEN p_of_events THEN 'NULL::bytea' ELSE 'threadline.image_sums(c.op, c.old_image, c.new_image)' END);
 END
 $$;
 
@@ -220,7 +237,7 @@ BEGIN
                      WHEN p_guarded THEN format('SELECT m.event FROM threadline.guarded_mapping(%s, %s, %L, e.change, s.id, s.committed_at) AS m (event)', p_run, v_source.n, v_projection.mapping)
                      ELSE format('SELECT m.event FROM %s(e.change) AS m (event)', v_projection.mapping) END,
                 CASE WHEN v_source.table_id IS NULL THEN 's.source IS NULL'
-                     ELSE format('s.source = %s', (SELECT o.n FROM unnest(p_sources) o WHERE o.table_id = v_source.table_id AND o.projection IS NULL)) END);
+                     ELSE format('s.source = %s AND NOT (s.op = -1 AND s.begins_baseline)', (SELECT o.n FROM unnest(p_sources) o WHERE o.table_id = v_source.table_id AND o.projection IS NULL)) END);
             v_keys := v_keys || format(E'WHEN %s THEN %s ', v_source.n,
                 CASE WHEN v_projection.key IS NULL THEN '''''' ELSE format(E'(SELECT (%s\n)::text FROM (SELECT q.event AS event) e)', v_projection.key) END);
             v_steps := v_steps || format('WHEN %s THEN %s ', v_source.n,

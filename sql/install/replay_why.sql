@@ -44,7 +44,6 @@ DECLARE
     v_found jsonb;
     v_change threadline.replay_change;
     v_id constant bigint := (p_violation ->> 'change_id')::bigint;
-    v_keys name[];
     v_ids bigint[];
     v_spec jsonb;
     v_source threadline.replay_source;
@@ -63,7 +62,7 @@ BEGIN
             v_request.sources := ARRAY[v_source];
             v_request.tests := '{}';
             v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('invariants', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
-                'name', 'slice', 'kind', v_compiled.kind, 'check_at', v_compiled.check_at,
+                'name', 'slice', 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'is_warning', false,
                 'inputs', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('source', 0, 'first', 0, 'count', pg_catalog.cardinality(v_compiled.inputs))))));
         END IF;
     END IF;
@@ -78,7 +77,6 @@ BEGIN
     v_ids := ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(coalesce(v_found -> 'recent', '[]')) AS r (id));
     IF v_events IS NULL AND (v_found IS NULL OR v_found -> 'key' = 'null' OR v_ids = '{}' OR v_spec IS NOT NULL AND v_compiled IS NULL) THEN
         v_change := threadline.run_change(v_id);
-        SELECT t.key_columns INTO v_keys FROM threadline.readable_table t WHERE t.table_id = v_change.table_id;
         SELECT coalesce(pg_catalog.array_agg(c.id), '{}') INTO v_ids
         FROM threadline.readable_table t
         CROSS JOIN LATERAL threadline.row_tenures(t.table_id, t.relation, t.key_columns, v_change.row_key, v_change.key, 1000) n

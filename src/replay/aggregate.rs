@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::decimal::{Decimal, TooLong};
-use super::engine::{self, Document, Field, Mark, Op, PinnedState, Seen, Violations};
+use super::engine::{self, Document, Field, Mark, Op, PinnedState, Seen};
 use super::keyed::{Entry, Finding, Keyed, tuple_key};
 use super::plan::{Aggregate, Comparison, Test};
+use super::violations::Violations;
 
 /// What a group comes to.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use super::keyed::Finding;
 use super::plan::{CheckAt, Invariant, Kind, Plan};
 use super::sequence::{Deadlines, Forbidding, Monotone, Rate, Requiring, Transitions};
 use super::tuples::{References, Unique};
+use super::violations::{Found, Fresh, Violation, Violations};
 
 /// Where an event stands in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,77 +123,6 @@ impl<'v> Seen<'_, 'v> {
     }
 }
 
-/// A violation that a check point has just found.
-#[derive(Serialize, Deserialize)]
-pub struct Fresh {
-    pub entry: u32,
-    pub key: Box<[u8]>,
-    pub recent: Vec<i64>,
-    pub finding: Finding,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Violation {
-    /// Of the plan's; beyond them that the history of a source is continuous, and that a projection's functions do not fail.
-    pub invariant: usize,
-    pub key: Box<[u8]>,
-    pub mark: Mark,
-    /// The step before the check point that found it, and the time then.
-    pub found_at: (u64, i64),
-    pub states: Option<States>,
-    pub event: Option<Document>,
-    pub reason: String,
-    pub recent: Vec<i64>,
-    pub repaired_at: Option<i64>,
-}
-
-/// So many are kept, with what they need to be told of; the others are counted.
-const KEPT: usize = 1000;
-const NOT_KEPT: u32 = u32::MAX;
-
-/// Violations found, in the order of check points.
-#[derive(Default, Serialize, Deserialize)]
-pub struct Violations {
-    kept: Vec<Violation>,
-    pub total: u64,
-    since: i64,
-    /// Found since the last check point: a saved run has them, too, for its last event's check point is still to come.
-    fresh: Vec<(usize, Fresh)>,
-    #[serde(skip)]
-    invariant: usize,
-}
-
-impl Violations {
-    pub fn add(&mut self, fresh: Fresh) {
-        self.fresh.push((self.invariant, fresh));
-    }
-
-    pub fn has_fresh(&self, entry: u32) -> bool {
-        self.fresh.last().is_some_and(|(invariant, fresh)| *invariant == self.invariant && fresh.entry == entry)
-    }
-
-    pub fn repair(&mut self, violation: u32, time: i64) {
-        if violation == NOT_KEPT {
-            return;
-        }
-        let violation = &mut self.kept[violation as usize];
-        violation.repaired_at = Some(time);
-        if violation.found_at.1 <= self.since && time <= self.since {
-            // Over before the time that is asked about.
-            self.total -= 1;
-        }
-    }
-
-    /// Those that were not over before the time that is asked about.
-    pub fn reported(&self) -> impl Iterator<Item = &Violation> {
-        let since = self.since;
-        let is_over = move |violation: &Violation| {
-            violation.found_at.1 <= since && violation.repaired_at.is_some_and(|at| at <= since)
-        };
-        self.kept.iter().filter(move |violation| !is_over(violation))
-    }
-}
-
 /// An invariant's state.
 #[derive(Serialize, Deserialize)]
 enum State {
@@ -296,10 +226,12 @@ pub struct Engine {
     last: Option<Last>,
     pub events: u64,
     pub transactions: u64,
+    /// The last event from elsewhere that was counted, and for which source: what others make of it are no further steps.
+    counted: Option<(i64, usize)>,
     /// Events that were not fed, by reason.
     pub skipped: BTreeMap<String, u64>,
-    /// A violation was found that no more is read after.
-    pub is_stopped: bool,
+    /// A failure was found that no more is read after: the time of the event after it.
+    pub stopped_by: Option<i64>,
 }
 
 impl Engine {
@@ -313,12 +245,13 @@ impl Engine {
         Engine {
             rows: (0..).zip(&plan.sources).map(|(number, source)| Rows::new(source, keeps_rows(number))).collect(),
             states: plan.invariants.iter().map(|invariant| State::of(&invariant.kind, plan.recent)).collect(),
-            violations: Violations { since: plan.since, ..Violations::default() },
+            violations: Violations::new(plan.invariants.len() + plan.sources.len(), plan.since),
             last: None,
             events: 0,
             transactions: 0,
+            counted: None,
             skipped: BTreeMap::new(),
-            is_stopped: false,
+            stopped_by: None,
             plan,
         }
     }
@@ -339,14 +272,16 @@ impl Engine {
 
     /// One event. True when there is no need for more.
     pub fn feed(&mut self, event: &Event) -> Result<bool, Fault> {
-        let is_counted = self.plan.sources[event.source].is_counted;
+        let is_counted = self.is_step(event.source, event.change_id);
+        let mark =
+            Mark { step: self.step(event.source, event.change_id), change_id: event.change_id, time: event.time };
         if is_counted {
             self.pass(Some(event));
-            if self.is_stopped {
+            if self.stopped_by.is_some() {
                 return Ok(true);
             }
+            self.counted = Some((event.change_id, event.source));
         }
-        let mark = Mark { step: self.step(event.source), change_id: event.change_id, time: event.time };
         if self.last.as_ref().is_none_or(|last| last.transaction != event.transaction) {
             self.transactions += 1;
         }
@@ -382,9 +317,14 @@ impl Engine {
         Ok(())
     }
 
+    fn is_step(&self, source: usize, change_id: i64) -> bool {
+        let of = &self.plan.sources[source];
+        of.is_counted && !(of.is_projection && self.counted.is_some_and(|(id, by)| id == change_id && by != source))
+    }
+
     /// Of the next event of a source. One that is not counted belongs to the step before.
-    fn step(&self, source: usize) -> u64 {
-        if self.plan.sources[source].is_counted { self.events } else { self.events.saturating_sub(1) }
+    fn step(&self, source: usize, change_id: i64) -> u64 {
+        if self.is_step(source, change_id) { self.events } else { self.events.saturating_sub(1) }
     }
 
     fn enter(&mut self, event: &Event, mark: Mark) -> Result<(), Fault> {
@@ -392,7 +332,7 @@ impl Engine {
         if let Some(found) = self.rows[event.source].take_break() {
             let finding = Finding { mark, states: None, event: None, reason: found.into(), repaired_at: None };
             let fresh = Fresh { entry: 0, key: event.key.into(), recent: Vec::new(), finding };
-            self.violations.fresh.push((self.plan.invariants.len() + event.source, fresh));
+            self.violations.add_of(self.plan.invariants.len() + event.source, fresh);
         }
         for (state, invariant) in self.states.iter_mut().zip(&self.plan.invariants) {
             for (number, input) in invariant.inputs.iter().enumerate().filter(|(_, input)| input.source == event.source)
@@ -419,7 +359,7 @@ impl Engine {
         reason: String,
         event: Option<&[u8]>,
     ) {
-        let mark = Mark { step: self.step(source), change_id, time };
+        let mark = Mark { step: self.step(source, change_id), change_id, time };
         let state = self.rows[source].state(key).map(Document::stored);
         let finding = Finding {
             mark,
@@ -429,7 +369,7 @@ impl Engine {
             repaired_at: None,
         };
         let number = self.plan.invariants.len() + source;
-        self.violations.fresh.push((number, Fresh { entry: 0, key: key.into(), recent: Vec::new(), finding }));
+        self.violations.add_of(number, Fresh { entry: 0, key: key.into(), recent: Vec::new(), finding });
     }
 
     /// A row of which nothing more is known.
@@ -467,44 +407,42 @@ impl Engine {
                         CheckAt::End => false,
                     };
             if is_due {
-                self.violations.invariant = number;
+                self.violations.begin(number);
                 each_state!(state, inner => inner.check(last.mark.time, time, &mut self.violations));
             }
         }
-        if !self.violations.fresh.is_empty() {
-            let found_at = (last.mark.step, last.mark.time);
-            self.settle(found_at);
-        }
-        if self.plan.stop && last.mark.time > self.plan.since && self.violations.reported().next().is_some() {
-            self.is_stopped = true;
+        let Mark { step, time, .. } = last.mark;
+        self.settle(Found { step, time, transaction: last.transaction, at_commit: transaction_ends });
+        if self.plan.stop && time > self.plan.since && self.fails() {
+            self.stopped_by = next.map(|next| next.time);
         }
     }
 
+    fn fails(&self) -> bool {
+        let is_warning = |number: usize| self.plan.invariants.get(number).is_some_and(|invariant| invariant.is_warning);
+        self.violations.counts().iter().enumerate().any(|(number, count)| *count > 0 && !is_warning(number))
+    }
+
     /// Violations that one check point found get their order, and their keys learn of them.
-    fn settle(&mut self, found_at: (u64, i64)) {
-        let mut fresh = std::mem::take(&mut self.violations.fresh);
+    fn settle(&mut self, found: Found) {
+        let mut fresh = self.violations.take_fresh();
         fresh.sort_by(|(a_invariant, a), (b_invariant, b)| {
             (a.finding.mark.step, a_invariant, &a.key).cmp(&(b.finding.mark.step, b_invariant, &b.key))
         });
         for (invariant, Fresh { entry, key, recent, finding }) in fresh {
             let Finding { mark, states, event, reason, repaired_at } = finding;
-            self.violations.total += 1;
-            let number = if self.violations.kept.len() < KEPT {
-                self.violations.kept.push(Violation {
-                    invariant,
-                    key,
-                    mark,
-                    found_at,
-                    states,
-                    event,
-                    reason,
-                    recent,
-                    repaired_at: None,
-                });
-                self.violations.kept.len() as u32 - 1
-            } else {
-                NOT_KEPT
-            };
+            let number = self.violations.keep(Violation {
+                no: 0,
+                invariant,
+                key,
+                mark,
+                found,
+                states,
+                event,
+                reason,
+                recent,
+                repaired_at: None,
+            });
             match repaired_at {
                 Some(at) => self.violations.repair(number, at),
                 None if invariant >= self.states.len() => {}
@@ -513,8 +451,13 @@ impl Engine {
         }
     }
 
+    /// The commit and the time of the last event.
+    pub fn last(&self) -> Option<(i64, i64)> {
+        self.last.as_ref().map(|last| (last.transaction, last.mark.time))
+    }
+
     pub fn end(&mut self) {
-        if !self.is_stopped {
+        if self.stopped_by.is_none() {
             self.pass(None);
         }
     }

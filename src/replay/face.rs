@@ -7,10 +7,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::decimal::Decimal;
-use super::engine::{Detail, Document, Engine, Event, Fault, Field, Op, Pin, Violation};
+use super::engine::{Detail, Document, Engine, Event, Fault, Field, Op, Pin};
 use super::image_sum;
 use super::keyed::parts_of;
 use super::plan::Plan;
+use super::violations::Violation;
 use crate::capture::image::op;
 use crate::error::{Error, OrRaise};
 use crate::pg::datum::{Value, for_message, text_datum};
@@ -220,8 +221,14 @@ struct Outcome<'r> {
     transactions: u64,
     skipped: &'r std::collections::BTreeMap<String, u64>,
     total: u64,
+    /// Of each invariant of the plan; beyond them of each source, as `Violation::invariant` counts.
+    counts: &'r [u64],
+    /// The commit of the last event, and its time.
+    last: Option<(i64, i64)>,
     /// It ended at a check point before its last event's.
     stopped: bool,
+    /// The time of the event after that.
+    stopped_by: Option<i64>,
     violations: Vec<Told<'r>>,
     pending: Vec<Pending<'r>>,
     unknown: Vec<Unknown>,
@@ -247,6 +254,8 @@ struct Told<'r> {
     time: i64,
     found_step: u64,
     found_at: i64,
+    found_in: i64,
+    at_commit: bool,
     states: Option<[Option<Box<RawValue>>; 2]>,
     event: Option<Box<RawValue>>,
     reason: &'r str,
@@ -302,8 +311,10 @@ fn told<'r>(engine: &Engine, violation: &'r Violation) -> Told<'r> {
         step: violation.mark.step,
         change_id: violation.mark.change_id,
         time: violation.mark.time,
-        found_step: violation.found_at.0,
-        found_at: violation.found_at.1,
+        found_step: violation.found.step,
+        found_at: violation.found.time,
+        found_in: violation.found.transaction,
+        at_commit: violation.found.at_commit,
         states: violation.states.as_ref().map(|[before, after]| [raw(before), raw(after)]),
         event: raw(&violation.event),
         reason: &violation.reason,
@@ -316,16 +327,18 @@ fn told<'r>(engine: &Engine, violation: &'r Violation) -> Told<'r> {
 pub fn run_end(call: &mut Call) -> pg_sys::Datum {
     let most = call.value(1).map_or(usize::MAX, |most| most.as_i32() as usize);
     let json = with_run(call, |run| {
-        let stopped = run.engine.is_stopped;
         run.engine.end();
         let engine = &run.engine;
         let outcome = Outcome {
             events: engine.events,
             transactions: engine.transactions,
             skipped: &engine.skipped,
-            total: engine.violations.total,
-            stopped,
-            violations: engine.violations.reported().into_iter().take(most).map(|violation| told(engine, violation)).collect(),
+            total: engine.violations.total(),
+            counts: engine.violations.counts(),
+            stopped: engine.stopped_by.is_some(),
+            stopped_by: engine.stopped_by,
+            last: engine.last(),
+            violations: engine.violations.reported(most).into_iter().map(|violation| told(engine, violation)).collect(),
             pending: engine
                 .pending()
                 .into_iter()

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Document, Mark, Seen, States, Violations};
+use super::engine::{Document, Mark, Seen, States};
 use super::keyed::{Finding, Keyed};
+use super::violations::Violations;
 
 /// What was wrong with an event.
 #[derive(Serialize, Deserialize)]

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Document, Fresh, Mark, States, Violations};
+use super::engine::{Document, Mark, States};
+use super::violations::{Fresh, Violations};
 
 #[derive(Serialize, Deserialize)]
 pub struct Entry<S> {

@@ -37,6 +37,8 @@ pub struct Invariant {
     pub name: String,
     pub kind: Kind,
     pub check_at: CheckAt,
+    /// Its violations fail no run.
+    pub is_warning: bool,
     pub inputs: Vec<Input>,
 }
 

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::decimal::Decimal;
-use super::engine::{Field, Mark, Op, Seen, Violations};
+use super::engine::{Field, Mark, Op, Seen};
 use super::judged::Judged;
 use super::keyed::{Finding, Keyed};
+use super::violations::Violations;
 
 /// `transition`: the number of the state that each row is in.
 #[derive(Serialize, Deserialize)]

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Document, Op, PinnedState, Seen, Violations};
+use super::engine::{Document, Op, PinnedState, Seen};
 use super::keyed::{Finding, Keyed, tuple_key};
+use super::violations::Violations;
 
 /// Rows that bear a tuple: those counted, and of a reference those referred to; now and at the last check point.
 #[derive(Default, Serialize, Deserialize)]

@@ -362,7 +362,65 @@ fn a_warning_alone_is_no_violation_of_the_model() {
     );
     let of_each = "SELECT string_agg(concat_ws(' ', i ->> 'name', i ->> 'severity', i ->> 'verdict', i ->> 'violations'), ', ') FROM jsonb_array_elements(threadline.replay_check('m', stop_on_first_failure => false) -> 'invariants') i";
     assert_eq!(s.one(of_each), "nonnegative error holds 0, low warning violated 1");
+    // A warning is no failure, the first of which ends a check.
+    assert_eq!(verdict(&mut s, "'m'"), "holds");
+    assert_eq!(violations(&mut s, "'m'", "v ->> 'invariant'"), ["low"]);
     s.run("UPDATE acct SET balance = -1");
+    assert_eq!(verdict(&mut s, "'m'"), "violated");
+    assert_eq!(violations(&mut s, "'m'", "v ->> 'invariant', v ->> 'failure_step'"), ["nonnegative 2"]);
     assert_eq!(verdict(&mut s, "'m', stop_on_first_failure => false"), "violated");
     assert_eq!(s.one(of_each), "nonnegative error violated 2, low warning violated 1");
+}
+
+#[test]
+fn more_violations_than_are_told() {
+    let db = Database::new("rm_many");
+    let mut s = db.session();
+    s.run(
+        "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t'); SELECT threadline.replay_define_model('m');
+         SELECT threadline.replay_add_invariant('m', 'small', 'row', '{\"table\": \"t\", \"check\": \"new.n < 10\"}', 'commit', 'warning')",
+    );
+    invariant(&mut s, "m", "positive", "row", r#"{"table": "t", "check": "new.n > 0"}"#, "commit");
+    s.run("SELECT threadline.replay_add_invariant('m', 'none', 'query', '{\"sql\": \"SELECT id FROM t WHERE n = 77\", \"key\": [\"id\"]}', 'commit', 'warning')");
+    s.run("INSERT INTO t SELECT g, 77 FROM generate_series(1, 1200) g");
+    let all = "'m', stop_on_first_failure => false";
+    let said = |s: &mut Session, call: &str| {
+        let counts = "SELECT concat_ws(' ', r ->> 'verdict', r ->> 'violations_total', jsonb_array_length(r -> 'violations'), (SELECT string_agg(i ->> 'violations', ',') FROM jsonb_array_elements(r -> 'invariants') i))";
+        s.one(&format!("{counts} FROM (SELECT threadline.replay_check({call}) AS r OFFSET 0) c"))
+    };
+    assert_eq!(
+        said(&mut s, "'m', stop_on_first_failure => false, invariants => '{small,positive}'"),
+        "holds 1200 1000 1200,0"
+    );
+    assert_eq!(said(&mut s, all), "holds 2400 1001 1200,0,1200", "of each invariant the first");
+    // The failure comes after as many warnings as are told.
+    s.run("INSERT INTO t VALUES (2000, -1)");
+    assert_eq!(said(&mut s, all), "violated 2401 1002 1200,1,1200");
+    assert_eq!(said(&mut s, "'m'"), "violated 1 1 0,1,0");
+    assert_eq!(violations(&mut s, "'m'", "v -> 'table_pk' ->> 'id'"), ["2000"]);
+    // What was over before the time asked about is not told, and takes no place of what is.
+    s.run("UPDATE t SET n = 1");
+    let since = s.one("SELECT clock_timestamp()");
+    s.run("UPDATE t SET n = -id WHERE id <= 3");
+    let window = format!("{all}, since => '{since}'");
+    assert_eq!(said(&mut s, &window), "violated 3 3 0,3,0");
+    assert_eq!(
+        violations(&mut s, &window, "v ->> 'invariant', v -> 'table_pk' ->> 'id'"),
+        ["positive 1", "positive 2", "positive 3"]
+    );
+    assert_eq!(said(&mut s, &format!("'m', since => '{since}'")), "violated 1 1 0,1,0");
+}
+
+#[test]
+fn a_column_that_is_gone_by_its_name_is_told_with_the_invariant() {
+    let (_db, mut s) = accounts("rm_renamed");
+    s.run("ALTER TABLE acct RENAME balance TO amount");
+    let failure = s.refused("SELECT threadline.replay_check('m')", &["42703"]);
+    assert!(failure.message.contains("balance"), "{}", failure.message);
+    assert!(failure.detail.contains(r#"Invariant "nonnegative" of model "m""#), "{}", failure.detail);
+    assert!(failure.hint.contains("replay_add_invariant('m', 'nonnegative', 'row'"), "{}", failure.hint);
+    invariant(&mut s, "m", "nonnegative", "row", r#"{"table": "acct", "check": "new.amount >= 0"}"#, "event");
+    assert_eq!(verdict(&mut s, "'m'"), "holds");
+    s.run("UPDATE acct SET amount = -1");
+    assert_eq!(verdict(&mut s, "'m'"), "violated");
 }

@@ -375,7 +375,9 @@ fn nobody_s_expressions_run_with_another_s_rights() {
         assert_eq!(r.failure(&format!("SELECT threadline.{call}")).code, "42501", "{call}");
     }
     // A state is read as it lies in memory: nobody gives one of his own.
-    for state in ["''", "'\\x00'::threadline.saved_run", "(SELECT ('(' || repeat('x', 9) || ')')::threadline.saved_run)"] {
+    for state in
+        ["''", "'\\x00'::threadline.saved_run", "(SELECT ('(' || repeat('x', 9) || ')')::threadline.saved_run)"]
+    {
         let refusal = r.failure(&format!("SELECT threadline.run_begin('{{}}', {state})"));
         assert!(["0A000", "42501"].contains(&&*refusal.code), "{state}: {}", refusal.message);
     }

@@ -265,3 +265,39 @@ fn what_is_not_known_is_no_verdict() {
     add(&mut s, "pins", "SELECT id FROM secret WHERE id > 5", "");
     assert_eq!(s.one("SELECT threadline.replay_check('m') ->> 'verdict'"), "holds");
 }
+
+/// Where a query and the others find something in one run, the first of all is the first failure.
+#[test]
+fn the_first_failure_is_the_first_by_its_check_point() {
+    let (_db, mut s) = begin("rq_first");
+    let add_at = |s: &mut Session, name: &str, check_at: &str| {
+        s.run(&format!(
+            "SELECT threadline.replay_add_invariant('m', '{name}', 'query', '{{\"sql\": \"SELECT id FROM accounts WHERE balance < 0\", \"key\": [\"id\"]}}', '{check_at}')"
+        ));
+    };
+    s.run("SELECT threadline.replay_add_invariant('m', 'rows', 'row', '{\"table\": \"entries\", \"check\": \"new.amount > 0\"}', 'commit')");
+    add_at(&mut s, "at_the_end", "end");
+    add_at(&mut s, "at_commits", "commit");
+    add_at(&mut s, "by_the_second", "every 1 second");
+    let invariants = |s: &mut Session, more: &str| {
+        s.column(&format!(
+            "SELECT v ->> 'invariant' FROM jsonb_array_elements(threadline.replay_check('m'{more}) -> 'violations') WITH ORDINALITY AS v (v, n) ORDER BY n"
+        ))
+    };
+    s.run("UPDATE accounts SET balance = -1");
+    // The slice of a query ends with the last event of the model in it.
+    s.run("SELECT pg_sleep(1.1); INSERT INTO entries VALUES (1, 7, 1)");
+    s.run("INSERT INTO entries VALUES (2, 7, -1)");
+    // The end is the last commit's check point, too; at one check point what is about an earlier change comes first.
+    assert_eq!(invariants(&mut s, ALL), ["at_commits", "by_the_second", "at_the_end", "rows"]);
+    s.run("INSERT INTO entries VALUES (3, 7, 1)");
+    assert_eq!(invariants(&mut s, ALL), ["at_commits", "by_the_second", "rows", "at_the_end"]);
+    assert_eq!(invariants(&mut s, ""), ["at_commits"]);
+    assert_eq!(invariants(&mut s, ", invariants => '{rows,at_the_end}'"), ["rows"]);
+    assert_eq!(invariants(&mut s, ", invariants => '{rows,by_the_second}'"), ["by_the_second"]);
+    // What is found at the end names the change that it is about, long before.
+    assert_eq!(
+        s.column("SELECT concat_ws(' ', v #>> '{table_pk,id}', v #>> '{event_at_failure,data_after,balance}') FROM jsonb_array_elements(threadline.replay_check('m', invariants => '{at_the_end}') -> 'violations') v"),
+        ["7 -1"]
+    );
+}

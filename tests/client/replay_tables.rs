@@ -182,6 +182,46 @@ fn a_new_baseline_begins_anew() {
     assert_eq!(verdict(&mut s, "'m'"), "violated disabled");
 }
 
+/// A baseline of an empty table is in the log as no row.
+#[test]
+fn an_empty_baseline_ends_every_row() {
+    let (_db, mut s) = table("rt_emptied", "CREATE TABLE t (id int PRIMARY KEY, n int)", "'t'");
+    row(&mut s, "positive", "t", "new.n > 0");
+    invariant(
+        &mut s,
+        "m",
+        "few",
+        "key_bound",
+        r#"{"table": "t", "key": "0", "aggregate": "count(*)", "check": "value < 3"}"#,
+        "commit",
+    );
+    s.run("SELECT threadline.replay_add_projection('m', 'sum', 't', NULL, '0', 'to_jsonb((state #>> ''{}'')::int + coalesce((event #>> ''{new,n}'')::int, 0) - coalesce((event #>> ''{old,n}'')::int, 0))')");
+    s.run("INSERT INTO t VALUES (1, 1), (2, -2)");
+    s.run("SELECT threadline.audit_disable('t'); TRUNCATE t; SELECT threadline.audit_enable('t')");
+    let repaired =
+        "v -> 'table_pk' ->> 'id', CASE WHEN v ->> 'first_repaired_at' IS NULL THEN 'open' ELSE 'repaired' END";
+    assert_eq!(violations(&mut s, &format!("'m', {ALL}"), repaired), ["2 repaired"]);
+    assert_eq!(
+        s.one(&format!("SELECT threadline.replay_check('m', {ALL}) #> '{{final_state,rows}}'")),
+        r#"{"public.t": 0}"#
+    );
+    // The same keys anew, in the transaction of the baseline and after it.
+    s.run("SELECT threadline.audit_disable('t')");
+    s.run("BEGIN; SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1, 4); COMMIT");
+    s.run("INSERT INTO t VALUES (2, 5)");
+    assert_eq!(
+        found(&mut s, "m"),
+        [r#"positive {"id": "2"} 1"#],
+        "no row is inserted that is there, and there are two"
+    );
+    assert_eq!(projections(&mut s), r#"{"sum": 9}"#);
+    s.run("INSERT INTO t VALUES (3, 5)");
+    assert_eq!(
+        violations(&mut s, "'m', stop_on_first_failure => false, invariants => '{few}'", "v ->> 'invariant'"),
+        ["few"]
+    );
+}
+
 #[test]
 fn history_is_read_as_the_table_is_now() {
     let (_db, mut s) = table("rt_alter", "CREATE TABLE t (id int PRIMARY KEY, a int, gone text, num text)", "'t'");

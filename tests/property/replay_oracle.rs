@@ -72,6 +72,8 @@ pub struct Violation {
     pub state_before: State,
     pub state_after: State,
     pub repaired_at: Option<i64>,
+    /// The check point that found it found it repaired.
+    pub repaired_at_once: bool,
     /// The time of the check point.
     pub found_at: i64,
 }
@@ -188,6 +190,7 @@ fn settle(
                 state_before: finding.before,
                 state_after: finding.after,
                 repaired_at: finding.closed,
+                repaired_at_once: finding.closed.is_some(),
                 found_at: at,
             });
         }
