@@ -1,8 +1,6 @@
 //! Why an invariant broke: exact slices, reproducers and but-for sets of small histories, what other histories and models
 //! would have said, whether a fix holds, and a test that asks the record itself.
 
-use std::process::Command;
-
 use crate::support::{Database, Session};
 
 const VIOLATED: &str = "FROM (SELECT threadline.replay_check('m', stop_on_first_failure => false) AS result) r";
@@ -275,32 +273,7 @@ fn the_test_asks_the_record_where_the_events_are() {
         s.one(&format!("SELECT threadline.replay_regression_test(result, '{mode}') {VIOLATED}"))
     };
     let [fixed, reproduces] = [file(&mut s, "fixed"), file(&mut s, "reproduces")];
-    let run = |text: &str| {
-        let path = std::env::temp_dir().join(format!("{}.sql", db.name));
-        std::fs::write(&path, text).unwrap();
-        let output =
-            Command::new(format!("{}/psql", std::env::var("PGBIN").expect("set PGBIN to the server's program folder")))
-                .args([
-                    "-X",
-                    "-q",
-                    "-A",
-                    "-t",
-                    "-h",
-                    &db.at.socket_dir,
-                    "-p",
-                    &db.at.port.to_string(),
-                    "-U",
-                    &db.at.user,
-                    "-d",
-                    &db.name,
-                    "-f",
-                ])
-                .arg(&path)
-                .output()
-                .expect("psql runs");
-        std::fs::remove_file(&path).unwrap();
-        String::from_utf8_lossy(&output.stdout).lines().find(|line| line.contains("ok 1")).map(str::to_string)
-    };
+    let run = |text: &str| db.run_file(text).lines().find(|line| line.contains("ok 1")).map(str::to_string);
     assert_eq!(run(&fixed).as_deref(), Some("not ok 1 - i holds again"));
     assert_eq!(run(&reproduces).as_deref(), Some("ok 1 - i was broken"));
     s.run(&format!("SELECT count(*) FROM threadline.audit_revert('{broke}', 'nocascade', false, true)"));

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::Write;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -79,6 +80,21 @@ impl Database {
 
     pub fn session_as(&self, role: &str) -> Session {
         self.at.connect(&self.name, role)
+    }
+
+    /// What psql prints of a file of this text.
+    pub fn run_file(&self, text: &str) -> String {
+        let path = env::temp_dir().join(format!("{}.sql", self.name));
+        std::fs::write(&path, text).expect("the file is written");
+        let psql = format!("{}/psql", env::var("PGBIN").expect("set PGBIN to the server's program folder"));
+        let output = Command::new(psql)
+            .args(["-XqAt", "-h", &self.at.socket_dir, "-p", &self.at.port.to_string()])
+            .args(["-U", &self.at.user, "-d", &self.name, "-f"])
+            .arg(&path)
+            .output()
+            .expect("psql runs");
+        std::fs::remove_file(&path).expect("the file is there");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     }
 }
 

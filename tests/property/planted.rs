@@ -154,7 +154,7 @@ fn incident(number: usize, random: &mut Random, has_pgtap: bool, complaints: &mu
         (&corrected, true, &mut tally.corrected),
     ] {
         let text = if has_pgtap { text.clone() } else { test_file::without_pgtap(text) };
-        let output = test_file::run(&empty, &text);
+        let output = empty.run_file(&text);
         if test_file::passed(&output) == Some(expected) {
             *count += 1;
         } else {

@@ -1,11 +1,9 @@
 //! A regression test as psql runs it, and the same test with a transaction in it corrected.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use super::scenarios::Planted;
-use crate::support::{Database, Session};
+use crate::support::Session;
 
 const BEGIN: &str = "INSERT INTO recorded VALUES";
 
@@ -122,34 +120,6 @@ pub fn corrected(s: &mut Session, text: &str, planted: &Planted) -> (String, usi
     // An event may hold such an end itself.
     let tail = tail.split_once("SELECT plan(").map(|(_, tail)| format!("SELECT plan({tail}")).expect("the tests");
     (format!("{head}{BEGIN}\n{};\n{tail}", values.join(",\n")), count, of_planted)
-}
-
-/// What psql prints of a file, run in a database.
-pub fn run(db: &Database, text: &str) -> String {
-    let programs = std::env::var("PGBIN").expect("set PGBIN to the server's program folder");
-    let path = std::env::temp_dir().join(format!("{}.sql", db.name));
-    std::fs::write(&path, text).expect("the file is written");
-    let output = Command::new(format!("{programs}/psql"))
-        .args([
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-h",
-            &db.at.socket_dir,
-            "-p",
-            &db.at.port.to_string(),
-            "-U",
-            &db.at.user,
-            "-d",
-            &db.name,
-        ])
-        .arg("-f")
-        .arg(&path)
-        .output()
-        .expect("psql runs");
-    let _ = std::fs::remove_file(&path);
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Whether a file's tests passed; None where it did not come to an end.
