@@ -3,7 +3,7 @@
 
 CREATE FUNCTION threadline.run_begin(plan jsonb, state threadline.saved_run) RETURNS integer LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_begin';
 CREATE FUNCTION threadline.run_feed(run integer, source integer, op smallint, commit_no bigint, id bigint, committed_at timestamptz, statement_no integer, version integer,
-                                    key text, old_key text, begins_baseline boolean, sums bytea, inputs record, event jsonb, old_state jsonb, new_state jsonb)
+                                    key text, old_key text, begins_baseline boolean, sums bigint, event jsonb, old_state jsonb, new_state jsonb, VARIADIC inputs "any")
     RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_feed';
 CREATE FUNCTION threadline.run_skip(run integer, reason text) RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_skip';
 CREATE FUNCTION threadline.run_fail(run integer, source integer, key text, id bigint, committed_at timestamptz, reason text, event jsonb)
@@ -16,7 +16,7 @@ CREATE FUNCTION threadline.run_judge(run integer, invariant integer, of_new bool
     RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_judge';
 CREATE FUNCTION threadline.run_save(run integer) RETURNS threadline.saved_run LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_save';
 CREATE FUNCTION threadline.run_end(run integer, most integer) RETURNS jsonb LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_end';
-CREATE FUNCTION threadline.image_sums(op smallint, old_image jsonb, new_image jsonb) RETURNS bytea LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'image_sums';
+CREATE FUNCTION threadline.image_sums(op smallint, old_image jsonb, new_image jsonb) RETURNS bigint LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'image_sums';
 
 -- Tables that were never recorded by deltas, and the log of those, as stored.
 CREATE VIEW threadline.replayable_table WITH (security_barrier) AS
@@ -89,8 +89,9 @@ BEGIN
 END
 $$;
 
--- A table's changes with the inputs of its invariants: one branch of the stream. p_of_events: those that come as events.
-CREATE FUNCTION threadline.stream_branch(p_source threadline.replay_source, p_conditions text, p_with_event boolean, p_of_events boolean) RETURNS text
+-- A table's changes with the inputs of its invariants: one branch of the stream. p_of_events: those that come as events. p_apart:
+-- inputs are columns i1 and so on, of which other branches know nothing, and not one record.
+CREATE FUNCTION threadline.stream_branch(p_source threadline.replay_source, p_conditions text, p_with_event boolean, p_of_events boolean, p_apart boolean = false) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -152,7 +153,7 @@ BEGIN
     FROM unnest(p_source.inputs) WITH ORDINALITY AS i (role, scope, expression, n);
     RETURN format($query$
         SELECT %1$s AS source, c.tl_commit_no AS commit_no, c.tl_statement_no AS statement_no, c.tl_op AS op, c.tl_id AS id, c.tl_committed_at AS committed_at,
-               c.tl_version AS version, c.tl_key AS key, c.tl_old_key AS old_key, c.tl_begins AS begins_baseline, c.tl_sums AS sums, ROW(%2$s) AS inputs, %3$s AS event
+               c.tl_version AS version, c.tl_key AS key, c.tl_old_key AS old_key, c.tl_begins AS begins_baseline, c.tl_sums AS sums, %2$s, %3$s AS event
         FROM (
             SELECT coalesce(x.commit_no, CASE WHEN x.id IS NULL THEN c.id ELSE 9223372036854775807 END) AS tl_commit_no,
                    coalesce(x.committed_at, CASE WHEN x.id IS NULL THEN c.captured_at ELSE now() END) AS tl_committed_at, c.statement_no AS tl_statement_no,
@@ -166,7 +167,8 @@ BEGIN
         ) c
         %11$s%12$s$query$,
         p_source.n,
-        coalesce((SELECT string_agg(CASE i.scope WHEN 'row' THEN 'r.i' ELSE 'p.i' END || i.n, ', ' ORDER BY i.n) FROM unnest(p_source.inputs) WITH ORDINALITY AS i (role, scope, expression, n)), 'NULL'),
+        (SELECT CASE WHEN p_apart THEN coalesce(string_agg(i.place, ', ' ORDER BY i.n), 'NULL::boolean AS i1') ELSE format('ROW(%s) AS inputs', coalesce(string_agg(i.place, ', ' ORDER BY i.n), 'NULL')) END
+         FROM (SELECT CASE i.scope WHEN 'row' THEN 'r.i' ELSE 'p.i' END || i.n AS place, i.n FROM unnest(p_source.inputs) WITH ORDINALITY AS i (role, scope, expression, n)) i),
         CASE WHEN p_with_event THEN 'c.tl_event' ELSE 'NULL::jsonb' END,
         concat_ws(' OR ', CASE WHEN cardinality(p_source.baselines) > 0 THEN format('c.id = ANY (%L::bigint[])', p_source.baselines) ELSE 'false' END,
                   CASE WHEN cardinality(p_source.emptied) > 0 THEN 'c.schema_version IS NULL' END),
@@ -197,7 +199,7 @@ BEGIN
         CASE WHEN p_of_events THEN 'CROSS JOIN LATERAL (SELECT c.transaction_id AS id, c.commit_no, c.captured_at AS committed_at, c.actor_ref) x'
              ELSE 'LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id' END,
         -- Who writes events may spell a value otherwise from one to the next.
-        CASE WHEN p_of_events THEN 'NULL::bytea' ELSE 'threadline.image_sums(c.op, c.old_image, c.new_image)' END);
+        CASE WHEN p_of_events THEN 'NULL::bigint' ELSE 'threadline.image_sums(c.op, c.old_image, c.new_image)' END);
 END
 $$;
 
@@ -218,6 +220,10 @@ DECLARE
     v_test record;
     v_judges text := '';
     v_stream text;
+    v_feed text;
+    -- One table and nothing else, as most models have it: its inputs need not be made records, which takes longer than to reckon with
+    -- them. A function takes 100 arguments at most.
+    v_is_plain constant boolean := cardinality(p_sources) = 1 AND p_sources[1].projection IS NULL AND p_events IS NULL AND p_mixed_events IS NULL AND cardinality(p_sources[1].inputs) <= 80;
 BEGIN
     FOREACH v_source IN ARRAY p_sources LOOP
         IF v_source.projection IS NULL THEN
@@ -226,7 +232,7 @@ BEGIN
                     EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id), true);
             END IF;
             v_branches := v_branches || threadline.stream_branch(v_source, CASE WHEN p_events IS NULL THEN p_conditions ELSE '' END,
-                EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id), p_events IS NOT NULL);
+                EXISTS (SELECT FROM unnest(p_sources) o WHERE o.projection IS NOT NULL AND o.table_id = v_source.table_id), p_events IS NOT NULL, v_is_plain);
             v_has_tables := true;
         ELSE
             SELECT p.key, coalesce(o.other -> 'init', p.init) AS init, coalesce(o.other ->> 'step', p.step) AS step, coalesce(o.other ->> 'mapping', p.mapping) AS mapping INTO v_projection
@@ -256,20 +262,28 @@ BEGIN
         v_events := format(E'SELECT e.seq::bigint, e.at::timestamptz, e.event::jsonb FROM (%s\n) AS e (seq, at, event) WHERE true %s', p_events, p_conditions);
         v_branches := v_branches || format($external$
             SELECT NULL::integer AS source, e.seq AS commit_no, 0 AS statement_no, 4::smallint AS op, e.seq AS id, e.at AS committed_at, 0 AS version, NULL::text AS key, NULL::text AS old_key,
-                   false AS begins_baseline, NULL::bytea AS sums, NULL::record AS inputs, e.event
+                   false AS begins_baseline, NULL::bigint AS sums, NULL::record AS inputs, e.event
             FROM %s$external$, CASE WHEN v_has_tables THEN 'tl_events e WHERE e.event ->> ''table'' IS NULL' ELSE format('(%s) e', v_events) END);
     END IF;
+    -- Checks of aggregates that the engine does not make itself.
+    FOR v_test IN SELECT t.key::integer AS n, t.value AS check, s.of_new FROM jsonb_each_text(p_tests) t CROSS JOIN (VALUES (false), (true)) AS s (of_new) LOOP
+        v_judges := v_judges || format(E' CROSS JOIN LATERAL (SELECT threadline.run_judge(%1$s, %2$s, %3$L, (%4$s\n)::boolean, f.id) AS judged FROM (SELECT threadline.run_value(%1$s, %2$s, %3$L, f.id) AS value OFFSET 0) v OFFSET 0) j%2$s%5$s',
+            p_run, v_test.n, v_test.of_new, v_test.check, CASE WHEN v_test.of_new THEN 'n' ELSE 'o' END);
+    END LOOP;
     v_stream := format('SELECT * FROM (%s) s ORDER BY s.commit_no, s.statement_no, s.op, s.id', array_to_string(v_branches, ' UNION ALL '));
     IF cardinality(v_parts) = 1 THEN
-        v_stream := format($fed$
-            SELECT s.id, threadline.run_feed(%s, s.source, s.op, s.commit_no, s.id, s.committed_at, s.statement_no, s.version, s.key, s.old_key, s.begins_baseline, s.sums, s.inputs, NULL, NULL, NULL) AS stop
-            FROM (%s) s OFFSET 0$fed$, p_run, v_stream);
+        v_feed := format('threadline.run_feed(%s, s.source, s.op, s.commit_no, s.id, s.committed_at, s.statement_no, s.version, s.key, s.old_key, s.begins_baseline, s.sums, NULL, NULL, NULL, %s)',
+            p_run, CASE WHEN v_is_plain THEN (SELECT string_agg('s.i' || n, ', ' ORDER BY n) FROM generate_series(1, greatest(cardinality(p_sources[1].inputs), 1)) AS n) ELSE 's.inputs' END);
+        IF v_judges = '' AND v_events IS NULL THEN
+            RETURN format('SELECT 1 FROM (%s OFFSET 0) s WHERE %s LIMIT 1', v_stream, v_feed);
+        END IF;
+        v_stream := format('SELECT s.id, %s AS stop FROM (%s) s OFFSET 0', v_feed, v_stream);
     ELSE
         v_stream := format($fed$
             SELECT q.id, CASE WHEN q.reason IS NOT NULL THEN threadline.run_skip(%1$s, q.reason)
-                        WHEN q.part = q.source THEN threadline.run_feed(%1$s, q.part, q.op, q.commit_no, q.id, q.committed_at, q.statement_no, q.version, q.key, q.old_key, q.begins_baseline, q.sums, q.inputs, NULL, NULL, NULL)
+                        WHEN q.part = q.source THEN threadline.run_feed(%1$s, q.part, q.op, q.commit_no, q.id, q.committed_at, q.statement_no, q.version, q.key, q.old_key, q.begins_baseline, q.sums, NULL, NULL, NULL, q.inputs)
                         ELSE threadline.run_feed(%1$s, q.part, q.op, q.commit_no, q.id, q.committed_at, q.statement_no, 0, q.part_key, NULL, false, NULL,
-                                                 CASE q.part %2$s END, q.event, q.old_state, q.new_state) END AS stop
+                                                 q.event, q.old_state, q.new_state, CASE q.part %2$s END) END AS stop
             FROM (
                 SELECT q.*, CASE WHEN q.reason IS NULL AND q.part IS DISTINCT FROM q.source THEN CASE q.part %3$s END END AS new_state
                 FROM (
@@ -286,11 +300,6 @@ BEGIN
                                   FROM (%5$s) s CROSS JOIN LATERAL (%6$s) p OFFSET 0) q OFFSET 0) q OFFSET 0) q OFFSET 0) q OFFSET 0) q OFFSET 0$fed$,
             p_run, v_inputs, v_steps, v_keys, v_stream, array_to_string(v_parts, ' UNION ALL '));
     END IF;
-    -- Checks of aggregates that the engine does not make itself.
-    FOR v_test IN SELECT t.key::integer AS n, t.value AS check, s.of_new FROM jsonb_each_text(p_tests) t CROSS JOIN (VALUES (false), (true)) AS s (of_new) LOOP
-        v_judges := v_judges || format(E' CROSS JOIN LATERAL (SELECT threadline.run_judge(%1$s, %2$s, %3$L, (%4$s\n)::boolean, f.id) AS judged FROM (SELECT threadline.run_value(%1$s, %2$s, %3$L, f.id) AS value OFFSET 0) v OFFSET 0) j%2$s%5$s',
-            p_run, v_test.n, v_test.of_new, v_test.check, CASE WHEN v_test.of_new THEN 'n' ELSE 'o' END);
-    END LOOP;
     RETURN CASE WHEN v_has_tables AND v_events IS NOT NULL THEN format('WITH tl_events (seq, at, event) AS MATERIALIZED (%s) ', v_events) ELSE '' END
         || format('SELECT 1 FROM (SELECT f.stop FROM (%s) f%s OFFSET 0) f WHERE f.stop LIMIT 1', v_stream, v_judges);
 END

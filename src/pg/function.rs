@@ -41,6 +41,10 @@ impl<'call> Call<'call> {
         (!argument.isnull).then(|| Value::new(argument.value))
     }
 
+    pub fn argument_count(&self) -> usize {
+        self.fcinfo.nargs as usize
+    }
+
     pub fn oid(&self, index: usize) -> Option<pg_sys::Oid> {
         self.value(index).map(|value| pg_sys::Oid::from(value.datum().value() as u32))
     }

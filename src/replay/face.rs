@@ -22,7 +22,28 @@ use crate::pg::{types, xact};
 struct Run {
     number: i32,
     engine: Engine,
+    inputs: Inputs,
     reader: RecordReader,
+}
+
+/// How the calls that feed a run give its inputs: all of them alike.
+enum Inputs {
+    NotYetSeen,
+    /// One record a call, where sources differ in what they give.
+    Records,
+    /// Arguments of these types.
+    Arguments(Vec<pg_sys::Oid>),
+}
+
+/// The place of the first of them among the arguments of `run_feed`.
+const FIRST_INPUT: usize = 15;
+
+impl Inputs {
+    fn of(call: &Call) -> Inputs {
+        let columns: Vec<_> =
+            (FIRST_INPUT..call.argument_count()).map(|index| call.argument_type(index as i32)).collect();
+        if columns[..] == [pg_sys::RECORDOID] { Inputs::Records } else { Inputs::Arguments(columns) }
+    }
 }
 
 thread_local! {
@@ -72,7 +93,7 @@ pub fn run_begin(call: &mut Call) -> pg_sys::Datum {
         };
         let number = RUNS.with_borrow_mut(|runs| {
             let number = runs.last().map_or(1, |run| run.number + 1);
-            runs.push(Run { number, engine, reader: RecordReader::default() });
+            runs.push(Run { number, engine, inputs: Inputs::NotYetSeen, reader: RecordReader::default() });
             number
         });
         Ok(number)
@@ -82,11 +103,24 @@ pub fn run_begin(call: &mut Call) -> pg_sys::Datum {
 }
 
 /// `threadline.run_feed(run, source, op, commit_no, id, committed_at, statement_no, version, key, old_key, begins_baseline, sums,
-/// inputs, event, old_state, new_state)`: true when the run needs no more.
+/// event, old_state, new_state, inputs…)`: true when the run needs no more.
 pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
     xact::check_interrupts();
     let stop = with_run(call, |run| {
-        let inputs = call.value(12).map(|record| run.reader.read(record));
+        if let Inputs::NotYetSeen = run.inputs {
+            run.inputs = Inputs::of(call);
+        }
+        let record = match run.inputs {
+            Inputs::Records => call.value(FIRST_INPUT).map(|record| run.reader.read(record)),
+            _ => None,
+        };
+        let values = match (&run.inputs, &record) {
+            (_, Some((columns, row))) => (0..).zip(*columns).map(|(n, column)| input(*column, row.get(n))).collect(),
+            (Inputs::Arguments(columns), _) => {
+                (FIRST_INPUT..).zip(columns).map(|(n, column)| input(*column, call.value(n))).collect()
+            }
+            _ => Vec::new(),
+        };
         let field = |index: usize| -> Option<Value> { call.value(index) };
         let source = field(1).map_or(0, Value::as_i32) as usize;
         let rows = run.engine.rows(source);
@@ -95,7 +129,7 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
             let pin: Pin = serde_json::from_slice(key).map_err(unreadable)?;
             return if run.engine.pin(&pin) { Ok(false) } else { Err(Error::NotPinnable { invariant: pin.invariant }) };
         }
-        let states = [14, 15].map(|place| call.value(place));
+        let states = [13, 14].map(|place| call.value(place));
         let op = match field(2).map_or(0, Value::as_i16) {
             // A projection's key is there once it has a state.
             given if rows.is_projection => match (states[0], states[1]) {
@@ -110,11 +144,7 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
             op::INSERT => Op::Insert,
             _ => Op::Update,
         };
-        let sums = call.value(11).map(Value::payload);
-        let sum = |half: usize| {
-            let bytes: [u8; 8] = sums?.get(8 * half..8 * half + 8)?.try_into().ok()?;
-            Some(i64::from_le_bytes(bytes))
-        };
+        let sums = call.value(11).map(|sums| image_sum::parts(sums.as_i64()));
         let event = Event {
             source,
             op,
@@ -126,15 +156,13 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
             key,
             old_key: call.text(9),
             begins_baseline: call.value(10).is_some_and(Value::as_bool),
-            images: [sum(0).filter(|_| op != Op::Insert), sum(1).filter(|_| op != Op::Delete)],
-            values: match &inputs {
-                Some((columns, row)) => {
-                    columns.iter().enumerate().map(|(place, oid)| input(*oid, row.get(place))).collect()
-                }
-                None => Vec::new(),
-            },
+            images: [
+                sums.map(|[before, _]| before).filter(|_| op != Op::Insert),
+                sums.map(|[_, after]| after).filter(|_| op != Op::Delete),
+            ],
+            values,
             detail: Detail {
-                event: call.value(13).map(Value::payload),
+                event: call.value(12).map(Value::payload),
                 states: states.map(|state| state.map(Value::payload)),
             },
         };
@@ -402,6 +430,5 @@ pub fn image_sums(call: &mut Call) -> pg_sys::Datum {
         (Some(old), None) => [image_sum::of_image(old), 0],
         (None, None) => return call.return_null(),
     };
-    let bytes: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-    call.return_value(Some(text_datum(&bytes)))
+    call.return_value(Some(image_sum::whole(sums).into()))
 }
