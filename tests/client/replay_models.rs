@@ -424,3 +424,19 @@ fn a_column_that_is_gone_by_its_name_is_told_with_the_invariant() {
     s.run("UPDATE acct SET amount = -1");
     assert_eq!(verdict(&mut s, "'m'"), "violated");
 }
+
+/// The inputs of all invariants of a table are more than a function takes arguments.
+#[test]
+fn as_many_invariants_as_anyone_likes() {
+    let (_db, mut s) = accounts("rm_ninety");
+    s.run(
+        r#"SELECT threadline.replay_add_invariant('m', 'i' || n, 'row', jsonb_build_object('table', 'acct', 'check', 'new.balance <> ' || n)) FROM generate_series(1, 120) n"#,
+    );
+    assert_eq!(
+        found(&mut s, "m"),
+        [r#"i10 {"id": "1"} 0"#, r#"i20 {"id": "2"} 1"#],
+        "of each its own check, by its place among them all"
+    );
+    s.run("UPDATE acct SET balance = 120 WHERE id = 2");
+    assert_eq!(found(&mut s, "m"), [r#"i10 {"id": "1"} 0"#, r#"i20 {"id": "2"} 1"#, r#"i120 {"id": "2"} 2"#]);
+}
