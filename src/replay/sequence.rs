@@ -235,7 +235,7 @@ impl Rate {
         // The clock may step: the greatest times count, in whatever order they came.
         let place = key.times.partition_point(|known| *known <= time);
         key.times.insert(place, time);
-        let counted = key.times.iter().filter(|known| **known > time - per).count();
+        let counted = key.times.len() - key.times.partition_point(|known| *known <= time - per);
         let unknown = counted <= at_most && key.recorded_from.is_some_and(|begin| time - per < begin);
         while key.times.len() > at_most + 1 {
             key.times.pop_front();
