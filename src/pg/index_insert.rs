@@ -4,6 +4,7 @@ use pgrx::pg_sys;
 
 use super::btree_batch::IntegerIndex;
 use super::compat;
+use super::memory::OwnedContext;
 use super::relation::OpenRelation;
 
 /// An index of a table, as inserting into it needs it. Its memory is that of the leaf it was made for.
@@ -45,11 +46,35 @@ pub fn lock_indexes(table: &OpenRelation) -> Vec<pg_sys::Oid> {
 
 impl Index {
     /// One of the table's locked indexes; None while CREATE INDEX CONCURRENTLY has not got it ready for entries. What it
-    /// keeps is allocated in the current context.
-    pub fn new(oid: pg_sys::Oid, table: &OpenRelation) -> Result<Option<Index>, Unexpected> {
-        // SAFETY: the table is open, and so is the index, which has its catalog rows at hand.
-        unsafe {
+    /// keeps is allocated in `memory`.
+    pub fn new(oid: pg_sys::Oid, table: &OpenRelation, memory: &OwnedContext) -> Result<Option<Index>, Unexpected> {
+        // SAFETY: takes the OID of any index; the lists are copies, in the current context.
+        let relation = unsafe {
             let relation = pg_sys::index_open(oid, pg_sys::NoLock as i32);
+            // Read now, so that what reading the catalogs leaves behind is not kept.
+            pg_sys::RelationGetIndexExpressions(relation);
+            pg_sys::RelationGetIndexPredicate(relation);
+            relation
+        };
+        // SAFETY: opened above, and closed when it is done with.
+        unsafe {
+            let index = memory.with(|| Index::of(oid, relation, table));
+            pg_sys::index_close(relation, pg_sys::NoLock as i32);
+            index
+        }
+    }
+
+    /// What it keeps is allocated in the current context.
+    ///
+    /// # Safety
+    /// `relation` is the index, open.
+    unsafe fn of(
+        oid: pg_sys::Oid,
+        relation: pg_sys::Relation,
+        table: &OpenRelation,
+    ) -> Result<Option<Index>, Unexpected> {
+        // SAFETY: by the caller's promise; the table is open, too, and an open index has its catalog rows at hand.
+        unsafe {
             let info = pg_sys::BuildIndexInfo(relation);
             let parts = parts(&*info);
             let only_with = column_not_null((*info).ii_Predicate);
@@ -69,7 +94,6 @@ impl Index {
                     && (*compat::attribute(table.descriptor(), columns[0])).atttypid == pg_sys::TIMESTAMPTZOID
             });
             let integers = plain.and_then(|columns| IntegerIndex::of(relation, table, &columns));
-            pg_sys::index_close(relation, pg_sys::NoLock as i32);
             let parts = parts.filter(|_| (*info).ii_Predicate.is_null() || only_with.is_some()).ok_or(Unexpected)?;
             let index = Index { oid, info, parts, only_with, unique, only_ends, integers };
             Ok((*info).ii_ReadyForInserts.then_some(index))

@@ -102,10 +102,8 @@ impl Leaf {
         // From here on we are told of a change, and what is read now is of after the locks.
         let watch = watch([parent, table.oid()].into_iter().chain(indexes.iter().copied()).collect());
         let memory = OwnedContext::new(c"threadline leaf");
-        let indexes = memory.with(|| {
-            let ready = indexes.into_iter().filter_map(|oid| Index::new(oid, &table).transpose());
-            ready.collect::<Result<Vec<Index>, Unexpected>>()
-        });
+        let ready = indexes.into_iter().filter_map(|oid| Index::new(oid, &table, &memory).transpose());
+        let indexes = ready.collect::<Result<Vec<Index>, Unexpected>>();
         let indexes = indexes.map_err(|Unexpected| Error::StorageChanged {
             relation: super::relation::qualified_name(table.oid()),
             detail: "An index of it is on another expression than a function of a column, or partial otherwise than by a column IS NOT NULL.".into(),

@@ -132,6 +132,24 @@ fn a_session_does_not_grow_with_its_statements() {
     assert_eq!((after.plans, after.prepared), (before.plans, before.prepared), "plans were left in {said}");
 }
 
+/// What is known of the log's tables is made anew when something of them may have changed: with caches full or empty, alike.
+#[test]
+fn what_is_known_of_the_log_is_as_large_whenever_it_is_made() {
+    let db = Database::new("memory_anew");
+    let mut s = db.session();
+    s.run("CREATE TABLE t (id int PRIMARY KEY); SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1)");
+    let ours = |s: &mut Session| {
+        s.one("SELECT string_agg(concat_ws(' ', name, used_bytes), ', ' ORDER BY name, used_bytes) FROM pg_backend_memory_contexts WHERE name LIKE 'threadline%'")
+    };
+    let first = ours(&mut s);
+    s.run("ANALYZE; INSERT INTO t VALUES (2)");
+    assert_eq!(ours(&mut s), first);
+    // More messages than are kept for who does not read them: all caches go.
+    db.session().run("DO $$ BEGIN FOR n IN 1 .. 1500 LOOP CREATE TABLE gone (id int PRIMARY KEY); DROP TABLE gone; COMMIT; END LOOP; END $$");
+    s.run("INSERT INTO t VALUES (3)");
+    assert_eq!(ours(&mut s), first);
+}
+
 #[test]
 fn a_session_forgets_tables_that_are_dropped() {
     let db = Database::new("memory_dropped");
