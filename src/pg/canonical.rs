@@ -1,6 +1,7 @@
 //! Values through the server's own `to_jsonb`, spelt the same whatever the session has set.
 
 use std::cell::OnceCell;
+use std::sync::atomic::Ordering::Relaxed;
 
 use pgrx::pg_sys;
 
@@ -32,7 +33,7 @@ impl PlainSettings {
             let saved = PlainSettings {
                 date_style: pg_sys::DateStyle,
                 interval_style: pg_sys::IntervalStyle,
-                bytea_output: ffi::bytea_output,
+                bytea_output: ffi::bytea_output.load(Relaxed),
                 extra_float_digits: pg_sys::extra_float_digits,
                 quote_all_identifiers: pg_sys::quote_all_identifiers,
                 timezone: pg_sys::session_timezone,
@@ -40,7 +41,7 @@ impl PlainSettings {
             let utc = UTC.with(|utc| *utc.get_or_init(|| pg_sys::pg_tzset(c"UTC".as_ptr())));
             pg_sys::DateStyle = pg_sys::USE_ISO_DATES as i32;
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as i32;
-            ffi::bytea_output = 1; // BYTEA_OUTPUT_HEX
+            ffi::bytea_output.store(1, Relaxed); // BYTEA_OUTPUT_HEX
             pg_sys::extra_float_digits = 1;
             pg_sys::quote_all_identifiers = false;
             if !utc.is_null() {
@@ -57,7 +58,7 @@ impl Drop for PlainSettings {
         unsafe {
             pg_sys::DateStyle = self.date_style;
             pg_sys::IntervalStyle = self.interval_style;
-            ffi::bytea_output = self.bytea_output;
+            ffi::bytea_output.store(self.bytea_output, Relaxed);
             pg_sys::extra_float_digits = self.extra_float_digits;
             pg_sys::quote_all_identifiers = self.quote_all_identifiers;
             pg_sys::session_timezone = self.timezone;

@@ -1,6 +1,7 @@
 //! Server functions and variables that pgrx's bindings leave out, as the server's headers declare them.
 
 use core::ffi::{c_char, c_int, c_void};
+use core::sync::atomic::AtomicI32;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -32,9 +33,9 @@ unsafe extern "C" {
     pub fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
     pub fn newlocale(mask: c_int, name: *const c_char, base: Locale) -> Locale;
     pub fn uselocale(locale: Locale) -> Locale;
-    /// utils/bytea.h. The server's own variable, behind the setting of that name: a backend has one thread that reads and writes it.
+    /// utils/bytea.h: the variable behind the setting of that name, an int that only the backend's one thread reads and writes.
     #[allow(non_upper_case_globals)]
-    pub static mut bytea_output: c_int;
+    pub static bytea_output: AtomicI32;
 }
 
 /// `Dl_info`
