@@ -3,7 +3,7 @@
 
 CREATE FUNCTION threadline.run_begin(plan jsonb, state threadline.saved_run) RETURNS integer LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_begin';
 CREATE FUNCTION threadline.run_feed(run integer, source integer, op smallint, commit_no bigint, id bigint, committed_at timestamptz, statement_no integer, version integer,
-                                    key text, old_key text, begins_baseline boolean, sums bigint, event jsonb, old_state jsonb, new_state jsonb, VARIADIC inputs "any")
+                                    key text, old_key text, begins_baseline boolean, sums bytea, event jsonb, old_state jsonb, new_state jsonb, VARIADIC inputs "any")
     RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_feed';
 CREATE FUNCTION threadline.run_skip(run integer, reason text) RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_skip';
 CREATE FUNCTION threadline.run_fail(run integer, source integer, key text, id bigint, committed_at timestamptz, reason text, event jsonb)
@@ -16,7 +16,7 @@ CREATE FUNCTION threadline.run_judge(run integer, invariant integer, of_new bool
     RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_judge';
 CREATE FUNCTION threadline.run_save(run integer) RETURNS threadline.saved_run LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_save';
 CREATE FUNCTION threadline.run_end(run integer, most integer) RETURNS jsonb LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'run_end';
-CREATE FUNCTION threadline.image_sums(op smallint, old_image jsonb, new_image jsonb) RETURNS bigint LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'image_sums';
+CREATE FUNCTION threadline.image_sums(op smallint, old_image jsonb, new_image jsonb) RETURNS bytea LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'image_sums';
 
 -- Tables that were never recorded by deltas, and the log of those, as stored.
 CREATE VIEW threadline.replayable_table WITH (security_barrier) AS
@@ -199,7 +199,7 @@ BEGIN
         CASE WHEN p_of_events THEN 'CROSS JOIN LATERAL (SELECT c.transaction_id AS id, c.commit_no, c.captured_at AS committed_at, c.actor_ref) x'
              ELSE 'LEFT JOIN threadline.readable_transaction x ON x.id = c.transaction_id' END,
         -- Who writes events may spell a value otherwise from one to the next.
-        CASE WHEN p_of_events THEN 'NULL::bigint' ELSE 'threadline.image_sums(c.op, c.old_image, c.new_image)' END);
+        CASE WHEN p_of_events THEN 'NULL::bytea' ELSE 'threadline.image_sums(c.op, c.old_image, c.new_image)' END);
 END
 $$;
 
@@ -262,7 +262,7 @@ BEGIN
         v_events := format(E'SELECT e.seq::bigint, e.at::timestamptz, e.event::jsonb FROM (%s\n) AS e (seq, at, event) WHERE true %s', p_events, p_conditions);
         v_branches := v_branches || format($external$
             SELECT NULL::integer AS source, e.seq AS commit_no, 0 AS statement_no, 4::smallint AS op, e.seq AS id, e.at AS committed_at, 0 AS version, NULL::text AS key, NULL::text AS old_key,
-                   false AS begins_baseline, NULL::bigint AS sums, NULL::record AS inputs, e.event
+                   false AS begins_baseline, NULL::bytea AS sums, NULL::record AS inputs, e.event
             FROM %s$external$, CASE WHEN v_has_tables THEN 'tl_events e WHERE e.event ->> ''table'' IS NULL' ELSE format('(%s) e', v_events) END);
     END IF;
     -- Checks of aggregates that the engine does not make itself.

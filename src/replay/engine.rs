@@ -69,7 +69,7 @@ pub struct Event<'v> {
     pub key: &'v [u8],
     pub old_key: Option<&'v [u8]>,
     /// What the row's image before and after comes to, where that is known.
-    pub images: [Option<u32>; 2],
+    pub images: [Option<u64>; 2],
     pub version: i32,
     /// A baseline begins: whatever was known of the source's rows ends.
     pub begins_baseline: bool,

@@ -144,7 +144,7 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
             op::INSERT => Op::Insert,
             _ => Op::Update,
         };
-        let sums = call.value(11).map(|sums| image_sum::parts(sums.as_i64()));
+        let sums = call.value(11).and_then(|sums| image_sum::of_bytes(sums.payload()));
         let event = Event {
             source,
             op,
@@ -430,5 +430,5 @@ pub fn image_sums(call: &mut Call) -> pg_sys::Datum {
         (Some(old), None) => [image_sum::of_image(old), 0],
         (None, None) => return call.return_null(),
     };
-    call.return_value(Some(image_sum::whole(sums).into()))
+    call.return_value(Some(text_datum(&image_sum::bytes_of(sums))))
 }

@@ -102,14 +102,14 @@ pub fn of_update(new: &[u8], old_values: Option<&[u8]>) -> [u64; 2] {
     [before, after]
 }
 
-/// Both as one number, by value: a log is read and sorted with it. What a sum keeps of its bits misses one difference in 2^32.
-pub fn whole(sums: [u64; 2]) -> i64 {
-    let [before, after] = sums.map(|sum| (sum ^ sum >> 32) as u32);
-    (u64::from(before) << 32 | u64::from(after)) as i64
+/// Both as one value of a query.
+pub fn bytes_of([before, after]: [u64; 2]) -> [u8; 16] {
+    (u128::from(before) << 64 | u128::from(after)).to_ne_bytes()
 }
 
-pub fn parts(whole: i64) -> [u32; 2] {
-    [(whole as u64 >> 32) as u32, whole as u32]
+pub fn of_bytes(bytes: &[u8]) -> Option<[u64; 2]> {
+    let both = u128::from_ne_bytes(bytes.try_into().ok()?);
+    Some([(both >> 64) as u64, both as u64])
 }
 
 pub fn of_image(image: &[u8]) -> u64 {
@@ -147,8 +147,9 @@ mod tests {
 
     #[test]
     fn sums_come_apart_again() {
-        assert_eq!(parts(whole([u64::MAX >> 32, 7])), [u32::MAX, 7]);
-        assert_eq!(parts(whole([3 << 32, 1 << 63])), [3, 1 << 31]);
+        for sums in [[u64::MAX, 7], [0, 1 << 63]] {
+            assert_eq!(of_bytes(&bytes_of(sums)), Some(sums));
+        }
     }
 
     #[test]

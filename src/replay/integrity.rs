@@ -10,7 +10,7 @@ use super::plan::Source;
 struct Row {
     key: Box<[u8]>,
     is_live: bool,
-    image: Option<u32>,
+    image: Option<u64>,
     version: i32,
     /// The state of a projection.
     state: Option<Box<[u8]>>,
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::replay::engine::Detail;
 
-    fn change(op: Op, key: &'static str, old_key: Option<&'static str>, images: [Option<u32>; 2]) -> Event<'static> {
+    fn change(op: Op, key: &'static str, old_key: Option<&'static str>, images: [Option<u64>; 2]) -> Event<'static> {
         Event {
             source: 0,
             op,
