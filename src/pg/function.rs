@@ -41,10 +41,6 @@ impl<'call> Call<'call> {
         (!argument.isnull).then(|| Value::new(argument.value))
     }
 
-    pub fn argument_count(&self) -> usize {
-        self.fcinfo.nargs as usize
-    }
-
     pub fn oid(&self, index: usize) -> Option<pg_sys::Oid> {
         self.value(index).map(|value| pg_sys::Oid::from(value.datum().value() as u32))
     }
@@ -58,6 +54,24 @@ impl<'call> Call<'call> {
     pub fn argument_type(&self, index: i32) -> pg_sys::Oid {
         // SAFETY: flinfo is set for every call through fmgr.
         unsafe { pg_sys::get_fn_expr_argtype(self.fcinfo.flinfo, index) }
+    }
+
+    /// The types of the arguments, looked up once for each place of a query that calls the function, for which it keeps nothing else.
+    pub fn argument_types(&self) -> &[pg_sys::Oid] {
+        let count = self.fcinfo.nargs as usize;
+        // SAFETY: flinfo is set for every call through fmgr, and fn_extra is the called function's own: NULL at first, and in the memory
+        // of flinfo, where the number of arguments stays what it is.
+        unsafe {
+            let info = &mut *self.fcinfo.flinfo;
+            if info.fn_extra.is_null() {
+                let types = pg_sys::MemoryContextAlloc(info.fn_mcxt, count * size_of::<pg_sys::Oid>());
+                for index in 0..count {
+                    types.cast::<pg_sys::Oid>().add(index).write(self.argument_type(index as i32));
+                }
+                info.fn_extra = types;
+            }
+            core::slice::from_raw_parts(info.fn_extra.cast(), count)
+        }
     }
 
     pub fn return_null(&mut self) -> pg_sys::Datum {

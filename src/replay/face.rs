@@ -22,29 +22,11 @@ use crate::pg::{types, xact};
 struct Run {
     number: i32,
     engine: Engine,
-    inputs: Inputs,
     reader: RecordReader,
 }
 
-/// How the calls that feed a run give its inputs: all of them alike.
-enum Inputs {
-    NotYetSeen,
-    /// One record a call, where sources differ in what they give.
-    Records,
-    /// Arguments of these types.
-    Arguments(Vec<pg_sys::Oid>),
-}
-
-/// The place of the first of them among the arguments of `run_feed`.
+/// The place of the first input among the arguments of `run_feed`.
 const FIRST_INPUT: usize = 15;
-
-impl Inputs {
-    fn of(call: &Call) -> Inputs {
-        let columns: Vec<_> =
-            (FIRST_INPUT..call.argument_count()).map(|index| call.argument_type(index as i32)).collect();
-        if columns[..] == [pg_sys::RECORDOID] { Inputs::Records } else { Inputs::Arguments(columns) }
-    }
-}
 
 thread_local! {
     static RUNS: RefCell<Vec<Run>> = const { RefCell::new(Vec::new()) };
@@ -93,7 +75,7 @@ pub fn run_begin(call: &mut Call) -> pg_sys::Datum {
         };
         let number = RUNS.with_borrow_mut(|runs| {
             let number = runs.last().map_or(1, |run| run.number + 1);
-            runs.push(Run { number, engine, inputs: Inputs::NotYetSeen, reader: RecordReader::default() });
+            runs.push(Run { number, engine, reader: RecordReader::default() });
             number
         });
         Ok(number)
@@ -107,19 +89,22 @@ pub fn run_begin(call: &mut Call) -> pg_sys::Datum {
 pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
     xact::check_interrupts();
     let stop = with_run(call, |run| {
-        if let Inputs::NotYetSeen = run.inputs {
-            run.inputs = Inputs::of(call);
-        }
-        let record = match run.inputs {
-            Inputs::Records => call.value(FIRST_INPUT).map(|record| run.reader.read(record)),
-            _ => None,
-        };
-        let values = match (&run.inputs, &record) {
-            (_, Some((columns, row))) => (0..).zip(*columns).map(|(n, column)| input(*column, row.get(n))).collect(),
-            (Inputs::Arguments(columns), _) => {
-                (FIRST_INPUT..).zip(columns).map(|(n, column)| input(*column, call.value(n))).collect()
-            }
-            _ => Vec::new(),
+        let given = &call.argument_types()[FIRST_INPUT..];
+        let record;
+        let values = match given {
+            [pg_sys::RECORDOID] => match call.value(FIRST_INPUT) {
+                Some(value) => {
+                    record =
+                        run.reader.read(value).ok_or_else(|| unreadable("its inputs are a row of a named type"))?;
+                    let (columns, row) = &record;
+                    (0..).zip(*columns).map(|(n, column)| input(*column, row.get(n))).collect::<Result<Vec<_>, _>>()?
+                }
+                None => Vec::new(),
+            },
+            _ => (FIRST_INPUT..)
+                .zip(given)
+                .map(|(n, type_oid)| input(*type_oid, call.value(n)))
+                .collect::<Result<_, _>>()?,
         };
         let field = |index: usize| -> Option<Value> { call.value(index) };
         let source = field(1).map_or(0, Value::as_i32) as usize;
@@ -198,9 +183,10 @@ pub fn run_fail(call: &mut Call) -> pg_sys::Datum {
     call.return_value(Some(false.into()))
 }
 
-fn input<'v>(type_oid: pg_sys::Oid, value: Option<Value>) -> Field<'v> {
-    let Some(value) = value else { return Field::Null };
-    match type_oid {
+/// Of the types that an invariant's expressions have; whoever may ask for a run may give it others.
+fn input<'v>(type_oid: pg_sys::Oid, value: Option<Value>) -> Result<Field<'v>, Error> {
+    let Some(value) = value else { return Ok(Field::Null) };
+    Ok(match type_oid {
         pg_sys::BOOLOID => Field::Bool(value.as_bool()),
         pg_sys::INT8OID => Field::Integer(value.as_i64()),
         pg_sys::NUMERICOID => match Decimal::of_numeric(value.payload()) {
@@ -208,8 +194,9 @@ fn input<'v>(type_oid: pg_sys::Oid, value: Option<Value>) -> Field<'v> {
             // What cannot be reckoned with: the invariant says so.
             Some(Err(_)) | None => Field::Text(b""),
         },
-        _ => Field::Text(value.payload()),
-    }
+        pg_sys::TEXTOID => Field::Text(value.payload()),
+        _ => return Err(unreadable("an input is neither boolean, bigint, numeric nor text")),
+    })
 }
 
 /// `threadline.run_state(run, source, key, id)`: a projection's state of a key; NULL when there is none.

@@ -18,10 +18,7 @@ const SHOP: &str = r#"CREATE TABLE orders (id int PRIMARY KEY, status text, tota
     SELECT threadline.replay_add_invariant('m', 'sum', 'projection', '{"projection": "totals", "check": "(state #>> ''{}'')::numeric < 500"}')"#;
 
 fn begin(stem: &str) -> (Database, Session) {
-    let db = Database::new(stem);
-    let mut s = db.session();
-    s.run(SHOP);
-    (db, s)
+    Database::after(stem, SHOP)
 }
 
 /// What a check says that goes on, and one from the beginning; they must be the same. Times of open deadlines are of the moment.
@@ -382,6 +379,26 @@ fn nobody_s_expressions_run_with_another_s_rights() {
         assert!(["0A000", "42501"].contains(&&*refusal.code), "{state}: {}", refusal.message);
     }
     assert_eq!(r.failure("SELECT threadline.run_begin('{}', '\\x00'::bytea)").code, "42883");
+    // Nor is a value read as what it is not.
+    let plan = r#"{"stop": false, "since": 0, "until": 0, "recent": 1, "invariants": [], "sources": [{"name": "x", "is_projection": false, "is_known": true, "is_counted": true, "of": null}]}"#;
+    for (inputs, code) in [
+        ("7::int4", "XX001"),
+        ("ROW(7::int4)", "XX001"),
+        ("VARIADIC ARRAY[7]", "XX001"),
+        ("NULL::record", "ok"),
+        ("ROW(7::int8, NULL, 'x'::text)", "ok"),
+        ("7::int8, 'x'::text", "ok"),
+        ("'x'::text, 7::int8", "ok"),
+    ] {
+        r.run(&format!("BEGIN; CREATE TEMPORARY TABLE run AS SELECT threadline.run_begin('{plan}', NULL) AS no"));
+        let fed = r.try_rows(&format!(
+            "SELECT threadline.run_feed(no, 0, 4::smallint, 1, 1, now(), 0, 0, 'a', NULL, false, '\\x00', NULL, NULL, NULL, {inputs}) FROM run"
+        ));
+        let said = fed.err().and_then(|error| error.code().map(|code| code.code().to_string()));
+        let said = said.as_deref().unwrap_or("ok");
+        assert_eq!(said, code, "{inputs}");
+        r.run("ROLLBACK");
+    }
     s.run(&format!("DROP OWNED BY {operator}, {other}, {reader} CASCADE; DROP ROLE {operator}, {other}, {reader}"));
 }
 
