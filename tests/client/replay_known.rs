@@ -4,13 +4,6 @@ use crate::replay_models::{found, invariant, verdict, violations};
 use crate::roles::Role;
 use crate::support::{Database, Session};
 
-fn database(stem: &str, sql: &str) -> (Database, Session) {
-    let db = Database::new(stem);
-    let mut s = db.session();
-    s.run(sql);
-    (db, s)
-}
-
 /// Each of them a model of its own, with one invariant of kind row over table `t`.
 fn models(s: &mut Session, checks: &[(&str, &str)]) {
     for (model, check) in checks {
@@ -22,7 +15,7 @@ fn models(s: &mut Session, checks: &[(&str, &str)]) {
 
 #[test]
 fn a_redacted_column_that_is_read_leaves_the_answer_open() {
-    let (_db, mut s) = database(
+    let (_db, mut s) = Database::after(
         "rk_redacted",
         "CREATE TABLE t (id int PRIMARY KEY, a int, b int, gone int, masked text, label text); SELECT threadline.audit_enable('t', exclude => '{gone}', mask => '{masked}')",
     );
@@ -58,7 +51,7 @@ fn a_redacted_column_that_is_read_leaves_the_answer_open() {
 #[test]
 fn a_gap_leaves_the_answer_open() {
     let (_db, mut s) =
-        database("rk_gap", "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t')");
+        Database::after("rk_gap", "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t')");
     models(&mut s, &[("m", "new.n > 0")]);
     s.run("INSERT INTO t VALUES (1, 1)");
     assert_eq!(verdict(&mut s, "'m'"), "holds");
@@ -86,7 +79,7 @@ fn a_gap_leaves_the_answer_open() {
 
 #[test]
 fn what_was_before_the_baseline_is_not_known() {
-    let (_db, mut s) = database(
+    let (_db, mut s) = Database::after(
         "rk_horizon",
         "CREATE TABLE t (id int PRIMARY KEY, status text, n int); INSERT INTO t VALUES (1, 'paid', 1), (2, 'new', 1), (3, 'new', 1); SELECT threadline.audit_enable('t')",
     );
@@ -132,7 +125,7 @@ fn what_was_before_the_baseline_is_not_known() {
 #[test]
 fn a_window_reports_what_happened_in_it() {
     let (_db, mut s) =
-        database("rk_window", "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t')");
+        Database::after("rk_window", "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t')");
     models(&mut s, &[("m", "new.n > 0")]);
     invariant(&mut s, "m", "small", "row", r#"{"table": "t", "check": "new.n < 100"}"#, "event");
     s.run("SELECT threadline.replay_add_projection('m', 'n', 't', NULL, '0', 'to_jsonb((state #>> ''{}'')::int + 1)')");
@@ -183,7 +176,7 @@ fn a_window_reports_what_happened_in_it() {
 #[test]
 fn own_changes_come_last_and_nothing_is_written() {
     let (db, mut s) =
-        database("rk_own", "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t')");
+        Database::after("rk_own", "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t')");
     models(&mut s, &[("m", "new.n > 0")]);
     s.run("BEGIN; INSERT INTO t VALUES (1, -1)");
     let mut other = db.session();
@@ -235,7 +228,7 @@ const FAILING: &str = "
 
 #[test]
 fn a_step_or_a_mapping_that_raises_is_a_violation_and_the_run_goes_on() {
-    let (_db, mut s) = database("rk_raise", FAILING);
+    let (_db, mut s) = Database::after("rk_raise", FAILING);
     for n in [1, 13, 2, 66, 3] {
         s.run(&format!("INSERT INTO t VALUES ({n}, {n})"));
     }
@@ -259,7 +252,7 @@ fn a_step_or_a_mapping_that_raises_is_a_violation_and_the_run_goes_on() {
 
 #[test]
 fn an_error_in_a_predicate_is_the_callers() {
-    let (_db, mut s) = database(
+    let (_db, mut s) = Database::after(
         "rk_error",
         "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t');
          CREATE FUNCTION picky(n int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$ BEGIN IF n = 7 THEN RAISE EXCEPTION 'not %', n USING ERRCODE = 'ZZ007', HINT = 'take another'; END IF; RETURN true; END $$",
@@ -288,7 +281,7 @@ fn an_error_in_a_predicate_is_the_callers() {
 
 #[test]
 fn users_functions_write_nothing() {
-    let (_db, mut s) = database(
+    let (_db, mut s) = Database::after(
         "rk_write",
         "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE side (a int); SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1);
          CREATE FUNCTION writes() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO side VALUES (1); RETURN true; END $$;
@@ -316,7 +309,7 @@ fn users_functions_write_nothing() {
 #[test]
 fn a_reader_checks_and_an_operator_defines() {
     let (reader, operator) = (Role::new(), Role::new());
-    let (db, mut s) = database(
+    let (db, mut s) = Database::after(
         "rk_roles",
         "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t'); INSERT INTO t VALUES (1, -1);
          CREATE FUNCTION guarded(n int) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT $1 > 0'; REVOKE EXECUTE ON FUNCTION guarded FROM PUBLIC",

@@ -300,9 +300,8 @@ fn a_long_log_takes_no_memory() {
 /// Images from elsewhere are as their writer spells them: the same number may have another scale.
 #[test]
 fn the_spelling_of_a_number_is_no_break_of_a_history() {
-    let db = Database::new("rl_spelling");
-    let mut s = db.session();
-    s.run(
+    let (_db, mut s) = Database::after(
+        "rl_spelling",
         "CREATE TABLE t (id int PRIMARY KEY, n numeric); SELECT threadline.audit_enable('t'); SELECT threadline.replay_define_model('m');
          CREATE TABLE said (seq bigint, at timestamptz, event jsonb)",
     );

@@ -36,9 +36,8 @@ pub fn invariant(s: &mut Session, model: &str, name: &str, kind: &str, spec: &st
 
 /// Table `acct` with two rows, captured while empty, and the model `m` with an invariant over it.
 fn accounts(stem: &str) -> (Database, Session) {
-    let db = Database::new(stem);
-    let mut s = db.session();
-    s.run(
+    let (db, mut s) = Database::after(
+        stem,
         "CREATE TABLE acct (id int PRIMARY KEY, balance numeric, status text); SELECT threadline.audit_enable('acct');
          SELECT threadline.replay_define_model('m', 'accounts')",
     );
@@ -374,9 +373,8 @@ fn a_warning_alone_is_no_violation_of_the_model() {
 
 #[test]
 fn more_violations_than_are_told() {
-    let db = Database::new("rm_many");
-    let mut s = db.session();
-    s.run(
+    let (_db, mut s) = Database::after(
+        "rm_many",
         "CREATE TABLE t (id int PRIMARY KEY, n int); SELECT threadline.audit_enable('t'); SELECT threadline.replay_define_model('m');
          SELECT threadline.replay_add_invariant('m', 'small', 'row', '{\"table\": \"t\", \"check\": \"new.n < 10\"}', 'commit', 'warning')",
     );

@@ -13,10 +13,7 @@ const ACCOUNTS: &str = "CREATE TABLE accounts (id int PRIMARY KEY, balance numer
 const UNBALANCED: &str = "SELECT a.id, a.balance FROM accounts a WHERE a.balance <> (SELECT coalesce(sum(e.amount), 0) FROM entries e WHERE e.account = a.id)";
 
 fn begin(stem: &str) -> (Database, Session) {
-    let db = Database::new(stem);
-    let mut s = db.session();
-    s.run(ACCOUNTS);
-    (db, s)
+    Database::after(stem, ACCOUNTS)
 }
 
 fn add(s: &mut Session, name: &str, sql: &str, more: &str) {

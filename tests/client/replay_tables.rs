@@ -7,10 +7,10 @@ const ALL: &str = "stop_on_first_failure => false";
 
 /// A captured table made by `sql`, and the model `m`.
 fn table(stem: &str, sql: &str, enable: &str) -> (Database, Session) {
-    let db = Database::new(stem);
-    let mut s = db.session();
-    s.run(&format!("{sql}; SELECT threadline.audit_enable({enable}); SELECT threadline.replay_define_model('m')"));
-    (db, s)
+    Database::after(
+        stem,
+        &format!("{sql}; SELECT threadline.audit_enable({enable}); SELECT threadline.replay_define_model('m')"),
+    )
 }
 
 fn row(s: &mut Session, name: &str, table: &str, check: &str) {

@@ -65,6 +65,14 @@ impl Database {
         db
     }
 
+    /// One in which `sql` was run, and the session that ran it.
+    pub fn after(stem: &str, sql: &str) -> (Database, Session) {
+        let db = Database::new(stem);
+        let mut s = db.session();
+        s.run(sql);
+        (db, s)
+    }
+
     /// A database without the extension.
     pub fn bare(at: &Address, stem: &str) -> Self {
         let name = unique(stem);
