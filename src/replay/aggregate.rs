@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decimal::{Decimal, TooLong};
 use super::engine::{self, Document, Field, Mark, Op, PinnedState, Seen};
-use super::keyed::{Entry, Finding, Keyed, tuple_key};
+use super::keyed::{Entry, Finding, Keyed, is_tuple_key, tuple_key};
 use super::plan::{Aggregate, Comparison, Test};
 use super::violations::Violations;
 
@@ -70,7 +70,7 @@ impl Aggregated {
         }
         self.touched = [None; 2];
         let old = self.shares[seen.input][row].take();
-        let new = if seen.op == Op::Delete || !seen.values[0].matches() { None } else { Some(self.share(seen)?) };
+        let new = if seen.op == Op::Delete || !seen.values[0].matches() { None } else { Some(self.share(seen, old)?) };
         let too_long = |_: TooLong| "a sum of more than 38 digits cannot be kept exactly".to_string();
         if let Some(old) = old {
             self.touch(old.group, seen.mark);
@@ -86,14 +86,17 @@ impl Aggregated {
         Ok(())
     }
 
-    fn share(&mut self, seen: &Seen) -> Result<Share, String> {
+    /// old: what it was.
+    fn share(&mut self, seen: &Seen, old: Option<Share>) -> Result<Share, String> {
         let argument = match seen.values[2] {
             Field::Null => None,
             Field::Number(number) => Some(number),
             Field::Integer(number) => Some(Decimal::integer(number)),
             _ => return Err("NaN, infinity and numbers of more than 38 digits cannot be added exactly".into()),
         };
-        Ok(Share { group: self.groups.find_or_add(&tuple_key([seen.values[1].text()])), argument })
+        let key = [seen.values[1].text()];
+        let same = old.map(|old| old.group).filter(|group| is_tuple_key(&self.groups.at(*group).key, key));
+        Ok(Share { group: same.unwrap_or_else(|| self.groups.find_or_add(&tuple_key(key))), argument })
     }
 
     fn touch(&mut self, group: u32, mark: Mark) {

@@ -114,11 +114,8 @@ pub struct Seen<'e, 'v> {
 }
 
 impl<'v> Seen<'_, 'v> {
-    /// Whose key is the last of the values, or the row.
-    pub fn key(&self, by_row: bool) -> Vec<u8> {
-        if by_row {
-            return self.row.to_le_bytes().to_vec();
-        }
+    /// Whose key is the last of the values.
+    pub fn key(&self) -> Vec<u8> {
         super::keyed::tuple_key([self.values[self.values.len() - 1].text()])
     }
 }

@@ -34,9 +34,9 @@ impl<S: Default> Judged<S> {
     }
 
     /// What is known of a key that has an event.
-    pub fn of(&mut self, key: &[u8], mark: Mark) -> (u32, &mut S) {
-        let id = self.keys.find_or_add(key);
-        self.keys.note(id, mark);
+    pub fn of(&mut self, seen: &Seen, by_row: bool) -> (u32, &mut S) {
+        let id = self.keys.find_or_add_seen(seen, by_row);
+        self.keys.note(id, seen.mark);
         (id, &mut self.keys.entry(id).state.state)
     }
 
@@ -74,13 +74,12 @@ impl<S: Default> Judged<S> {
 /// The kind `row`.
 impl Judged<()> {
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
-        let key = seen.row.to_le_bytes();
         let holds = seen.values[0].holds();
         // Rows that are fine are not kept.
-        if holds && self.keys.find(&key).is_none() {
+        if holds && self.keys.find(&seen.row.to_le_bytes()).is_none() {
             return Ok(());
         }
-        let (id, ()) = self.of(&key, seen.mark);
+        let (id, ()) = self.of(seen, true);
         self.judge(id, seen, (!holds).then(|| "the check is false".into()));
         Ok(())
     }
@@ -111,7 +110,7 @@ impl StateChecks {
     }
 
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
-        let id = self.0.find_or_add(&seen.row.to_le_bytes());
+        let id = self.0.find_or_add_row(seen.row);
         let first = self.0.touch(id, seen.mark);
         let checked = &mut self.0.entry(id).state;
         let [old, new] = seen.detail.states;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Document, Mark, States};
+use super::engine::{Document, Mark, Seen, States};
 use super::violations::{Fresh, Violations};
 
 #[derive(Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Entry<S> {
 #[derive(Serialize, Deserialize)]
 pub struct Keyed<S> {
     index: FxHashMap<Box<[u8]>, u32>,
+    /// Where rows are keys by themselves, what `index` says of each that was asked for; an array answers sooner.
+    #[serde(skip)]
+    of_rows: Vec<u32>,
     entries: Vec<Entry<S>>,
     free: Vec<u32>,
     touched: Vec<u32>,
@@ -40,9 +43,18 @@ pub struct Finding {
     pub repaired_at: Option<i64>,
 }
 
+const NOT_ASKED: u32 = u32::MAX;
+
 impl<S: Default> Keyed<S> {
     pub fn new(recent: usize) -> Keyed<S> {
-        Keyed { index: FxHashMap::default(), entries: Vec::new(), free: Vec::new(), touched: Vec::new(), recent }
+        Keyed {
+            index: FxHashMap::default(),
+            of_rows: Vec::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            touched: Vec::new(),
+            recent,
+        }
     }
 
     pub fn find(&self, key: &[u8]) -> Option<u32> {
@@ -73,6 +85,22 @@ impl<S: Default> Keyed<S> {
         };
         self.index.insert(key.into(), id);
         id
+    }
+
+    pub fn find_or_add_row(&mut self, row: u32) -> u32 {
+        let place = row as usize;
+        if place >= self.of_rows.len() {
+            self.of_rows.resize(place + 1, NOT_ASKED);
+        }
+        if self.of_rows[place] == NOT_ASKED {
+            self.of_rows[place] = self.find_or_add(&row.to_le_bytes());
+        }
+        self.of_rows[place]
+    }
+
+    /// Of an event whose row is the key, or whose last value is; the same for all events.
+    pub fn find_or_add_seen(&mut self, seen: &Seen, by_row: bool) -> u32 {
+        if by_row { self.find_or_add_row(seen.row) } else { self.find_or_add(&seen.key()) }
     }
 
     pub fn entry(&mut self, id: u32) -> &mut Entry<S> {
@@ -138,6 +166,12 @@ impl<S: Default> Keyed<S> {
             }
             if entry.violation.is_none() && is_over(&entry.state) && !found.has_fresh(id) {
                 self.index.remove(&entry.key);
+                // Of a run read again, rows that had no event since were not asked for.
+                if let Some(asked) =
+                    entry.key.first_chunk().and_then(|row| self.of_rows.get_mut(u32::from_le_bytes(*row) as usize))
+                {
+                    *asked = NOT_ASKED;
+                }
                 entry.state = S::default();
                 self.free.push(id);
             }
@@ -167,6 +201,22 @@ pub fn tuple_key<'v>(parts: impl IntoIterator<Item = Option<&'v [u8]>>) -> Vec<u
         }
     }
     key
+}
+
+/// Whether it is the key of these values.
+pub fn is_tuple_key<'v>(mut key: &[u8], parts: impl IntoIterator<Item = Option<&'v [u8]>>) -> bool {
+    for part in parts {
+        let rest = match (key.split_first(), part) {
+            (Some((0, rest)), None) => Some(rest),
+            (Some((1, rest)), Some(part)) => {
+                rest.strip_prefix(&(part.len() as u32).to_le_bytes()).and_then(|rest| rest.strip_prefix(part))
+            }
+            _ => None,
+        };
+        let Some(rest) = rest else { return false };
+        key = rest;
+    }
+    key.is_empty()
 }
 
 /// The values of such a key.
@@ -204,6 +254,28 @@ mod tests {
         for (key, parts) in keys.iter().zip(tuples) {
             assert_eq!(parts_of(key), parts);
             assert_eq!(keys.iter().filter(|other| *other == key).count(), 1);
+            assert_eq!(keys.iter().filter(|other| is_tuple_key(other, parts.iter().copied())).count(), 1);
+            assert!(is_tuple_key(key, parts.iter().copied()));
         }
+    }
+
+    #[test]
+    fn a_row_that_is_forgotten_is_a_new_one_when_it_comes_again() {
+        let forget = |keyed: &mut Keyed<()>, id| {
+            keyed.wake(id);
+            keyed.check(0, &mut Violations::new(1, 0), |_| None, |()| true);
+        };
+        let mut keyed = Keyed::<()>::new(1);
+        let ids: Vec<u32> = (0..3).map(|row| keyed.find_or_add_row(row)).collect();
+        assert_eq!(ids, [0, 1, 2]);
+        forget(&mut keyed, 1);
+        assert_eq!((keyed.find_or_add_row(3), keyed.find_or_add_row(1)), (1, 3));
+        assert_eq!((keyed.find_or_add_row(3), keyed.find_or_add_row(0)), (1, 0));
+
+        // Read again: no row was asked for when one is forgotten.
+        let saved = postcard::to_stdvec(&keyed).expect("it is written");
+        let mut keyed: Keyed<()> = postcard::from_bytes(&saved).expect("it is read");
+        forget(&mut keyed, 2);
+        assert_eq!((keyed.find_or_add_row(4), keyed.find_or_add_row(2), keyed.find_or_add_row(1)), (2, 4, 3));
     }
 }

@@ -51,7 +51,7 @@ impl Transitions {
     pub fn event(&mut self, seen: &Seen) -> Result<(), String> {
         let text = if seen.op == Op::Delete { None } else { seen.values[0].text() };
         let state = text.map(|text| self.state(text));
-        let (id, known) = self.keys.of(&seen.row.to_le_bytes(), seen.mark);
+        let (id, known) = self.keys.of(seen, true);
         let from = std::mem::replace(known, state);
         let Some(state) = state else { return Ok(()) };
         let shown = || String::from_utf8_lossy(text.unwrap_or_default());
@@ -116,7 +116,7 @@ impl Requiring {
             return Ok(());
         }
         let time = seen.mark.time;
-        let (id, past) = self.keys.of(&seen.key(self.by_row), seen.mark);
+        let (id, past) = self.keys.of(seen, self.by_row);
         if seen.op == Op::Snapshot {
             past.recorded_from = past.recorded_from.or(Some(time));
             return Ok(());
@@ -170,7 +170,7 @@ impl Forbidding {
         if seen.op != Op::Snapshot && !judged && !since && !unless {
             return Ok(());
         }
-        let (id, ban) = self.keys.of(&seen.key(self.by_row), seen.mark);
+        let (id, ban) = self.keys.of(seen, self.by_row);
         if seen.op == Op::Snapshot {
             ban.was_there = true;
             return Ok(());
@@ -227,7 +227,7 @@ impl Rate {
             return Ok(());
         }
         let (at_most, per, time) = (self.at_most, self.per, seen.mark.time);
-        let (id, key) = self.keys.of(&seen.key(self.by_row), seen.mark);
+        let (id, key) = self.keys.of(seen, self.by_row);
         if seen.op == Op::Snapshot {
             key.recorded_from = key.recorded_from.or(Some(time));
             return Ok(());
@@ -289,7 +289,7 @@ impl Monotone {
         if seen.op == Op::Delete {
             return Ok(());
         }
-        let (id, last) = self.keys.of(&seen.key(self.by_row), seen.mark);
+        let (id, last) = self.keys.of(seen, self.by_row);
         let before = last.replace(height.clone());
         if let (Some(before), true) = (before, seen.op != Op::Snapshot) {
             let bad = match height.cmp(&before) {
@@ -340,7 +340,7 @@ impl Deadlines {
         if !opens && !closes {
             return Ok(());
         }
-        let id = self.keys.find_or_add(&seen.key(self.by_row));
+        let id = self.keys.find_or_add_seen(seen, self.by_row);
         let time = seen.mark.time;
         let obligation = &mut self.keys.entry(id).state;
         if seen.op == Op::Snapshot {

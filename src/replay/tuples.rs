@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Document, Op, PinnedState, Seen};
-use super::keyed::{Finding, Keyed, tuple_key};
+use super::keyed::{Finding, Keyed, is_tuple_key, tuple_key};
 use super::violations::Violations;
 
 /// Rows that bear a tuple: those counted, and of a reference those referred to; now and at the last check point.
@@ -36,7 +36,11 @@ impl Tuples {
         let counts = matches!(seen.op, Op::Insert | Op::Update | Op::Snapshot)
             && seen.values[0].matches()
             && columns.iter().all(|column| column.text().is_some());
-        let new = counts.then(|| self.keys.find_or_add(&tuple_key(columns.iter().map(|column| column.text()))));
+        let new = counts.then(|| {
+            let parts = columns.iter().map(|column| column.text());
+            let same = old.filter(|tuple| is_tuple_key(&self.keys.at(*tuple).key, parts.clone()));
+            same.unwrap_or_else(|| self.keys.find_or_add(&tuple_key(parts)))
+        });
         for (tuple, change) in [(old, -1), (new, 1)] {
             let Some(tuple) = tuple else { continue };
             let first = self.keys.touch(tuple, seen.mark);
