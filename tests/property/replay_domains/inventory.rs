@@ -60,6 +60,8 @@ fn invariants() -> Vec<(&'static str, Kind)> {
             },
         ),
         ("held_bound", bound(Aggregate::Sum("qty"), held(), "value <= 10", |v| Some(v? <= 10.0))),
+        // No comparison with a number: the server judges each value.
+        ("held_thirds", bound(Aggregate::Sum("qty"), held(), "value % 3 <> 1", |v| Some(v? % 3.0 != 1.0))),
         ("slots_bound", bound(Aggregate::Count("slot"), None, "value <= 2", |v| Some(v? <= 2.0))),
         ("largest", bound(Aggregate::Max("qty"), None, "value < 8", |v| Some(v? < 8.0))),
         (
