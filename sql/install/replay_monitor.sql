@@ -417,31 +417,30 @@ $$;
 
 -- Records what a run found, and tells of what is new. Returns how many that were.
 CREATE FUNCTION threadline.note_failures(p_progress threadline.run_progress, p_notify text) RETURNS integer
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET jit = off
 AS $$
 DECLARE
     v_request constant threadline.replay_request := (p_progress).request;
     v_outcome constant jsonb := (p_progress).outcome;
-    v_found jsonb := '[]';
-    v_violation jsonb;
-    v_name text;
-    v_document jsonb;
+    v_is_new constant boolean[] := ARRAY(
+        SELECT NOT EXISTS (SELECT FROM threadline.replay_failures r
+                           WHERE r.model = v_request.model AND r.invariant = v_request.invariants[(f.value ->> 'invariant')::integer + 1]
+                             AND r.change_id = (f.value ->> 'change_id')::bigint AND r.found_key = f.value -> 'key')
+        FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') WITH ORDINALITY AS f (value, n) ORDER BY f.n);
+    v_documents constant jsonb := threadline.violations_of_run(v_request, (
+        SELECT coalesce(pg_catalog.jsonb_agg(f.value ORDER BY f.n) FILTER (WHERE v_is_new[f.n]), '[]')
+        FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') WITH ORDINALITY AS f (value, n)));
+    v_found jsonb;
     v_new jsonb;
     v_count integer := 0;
 BEGIN
-    FOR v_violation IN SELECT f.value FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') AS f (value) LOOP
-        v_name := v_request.invariants[(v_violation ->> 'invariant')::integer + 1];
-        v_document := NULL;
-        IF v_name IS NULL OR NOT EXISTS (
-            SELECT FROM threadline.replay_failures f
-            WHERE f.model = v_request.model AND f.invariant = v_name AND f.change_id = (v_violation ->> 'change_id')::bigint AND f.found_key = v_violation -> 'key') THEN
-            v_document := threadline.violation_of_run(v_request, v_violation);
-            v_name := v_document ->> 'invariant';
-        END IF;
-        v_found := v_found || (pg_catalog.jsonb_build_object('invariant', v_name, 'key', v_violation -> 'key', 'change_id', v_violation -> 'change_id',
-                                   'repaired_at', threadline.from_engine_time((v_violation ->> 'repaired_at')::bigint))
-                               || CASE WHEN v_document IS NOT NULL THEN pg_catalog.jsonb_build_object('document', v_document) ELSE '{}' END);
-    END LOOP;
+    SELECT coalesce(pg_catalog.jsonb_agg(
+        pg_catalog.jsonb_build_object('invariant', coalesce(d.document ->> 'invariant', v_request.invariants[(f.value ->> 'invariant')::integer + 1]), 'key', f.value -> 'key',
+                                      'change_id', f.value -> 'change_id', 'repaired_at', threadline.from_engine_time((f.value ->> 'repaired_at')::bigint))
+        || CASE WHEN d.document IS NOT NULL THEN pg_catalog.jsonb_build_object('document', d.document) ELSE '{}' END ORDER BY f.n), '[]') INTO v_found
+    FROM (SELECT f.value, f.n, CASE WHEN v_is_new[f.n] THEN count(*) FILTER (WHERE v_is_new[f.n]) OVER (ORDER BY f.n) END AS document_no
+          FROM pg_catalog.jsonb_array_elements(v_outcome -> 'violations') WITH ORDINALITY AS f (value, n)) f
+    LEFT JOIN pg_catalog.jsonb_array_elements(v_documents) WITH ORDINALITY AS d (document, no) ON d.no = f.document_no;
     FOR v_new IN
         SELECT n.value FROM threadline.record_failures(v_request.model, v_found,
             CASE WHEN pg_catalog.jsonb_array_length(v_found) = (v_outcome ->> 'total')::bigint

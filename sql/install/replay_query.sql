@@ -183,7 +183,7 @@ $$;
 -- Goes through the states of the queries' tables, as far as the engine went. p_outcome: what it found. Returns what run_end does of
 -- violations, counts by name, the doubts, and how often each query was run.
 CREATE FUNCTION threadline.watch_queries(p_request threadline.replay_request, p_outcome jsonb) RETURNS jsonb
-LANGUAGE plpgsql
+LANGUAGE plpgsql SET jit = off
 AS $$
 DECLARE
     v_stopped constant boolean := (p_outcome ->> 'stopped')::boolean;
@@ -404,23 +404,13 @@ $$;
 
 -- The slice of time that a time lies in; NULL for none.
 CREATE FUNCTION threadline.slice_of(p_at timestamptz, p_check jsonb) RETURNS numeric
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE
 RETURN floor(extract(epoch FROM p_at) * 1000000 / (p_check ->> 'Slices')::numeric);
 
 -- Not over before the time that is asked about.
 CREATE FUNCTION threadline.is_reported(p_found jsonb, p_since timestamptz) RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE
 RETURN (p_found ->> 'found_at')::bigint > threadline.engine_time(p_since) OR coalesce((p_found ->> 'repaired_at')::bigint > threadline.engine_time(p_since), true);
-
--- Where a change stands in a run, as far as one transaction's are compared: see stream_statement.
-CREATE FUNCTION threadline.place_of_change(p_id bigint, OUT commit_no bigint, OUT statement_no integer, OUT op smallint)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce(x.commit_no, CASE WHEN x.id IS NULL THEN c.id ELSE 9223372036854775807 END), c.statement_no, c.op
-    FROM threadline.readable_change c
-    LEFT JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
-    WHERE c.id = p_id
-$$;
 
 -- Violations of the engine, told already, and of queries: by check points, and at one by the change that is named. As many as the
 -- engine tells, and the first of each invariant.
@@ -429,8 +419,10 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     v_of_queries threadline.replay_request := p_request;
+    v_told_of_queries jsonb;
 BEGIN
     v_of_queries.invariants := p_request.queries;
+    v_told_of_queries := threadline.violations_of_run(v_of_queries, p_of_queries);
     RETURN (
         SELECT coalesce(pg_catalog.jsonb_agg(o.told ORDER BY o.place) FILTER (WHERE o.place <= 1000 OR o.nth = 1), '[]')
         FROM (
@@ -445,9 +437,14 @@ BEGIN
                     JOIN pg_catalog.jsonb_array_elements(p_told) WITH ORDINALITY AS t (value, n) ON t.n = f.n
                     LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = t.value ->> 'invariant'
                     UNION ALL
-                    SELECT threadline.violation_of_run(v_of_queries, f.value), f.value, NULL, i.no, f.n
-                    FROM pg_catalog.jsonb_array_elements(p_of_queries) WITH ORDINALITY AS f (value, n)
-                    JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = p_request.queries[(f.value ->> 'invariant')::integer + 1]) m
-                CROSS JOIN LATERAL threadline.place_of_change((m.found ->> 'change_id')::bigint) c) p) o);
+                    SELECT f.told, f.value, NULL, i.no, f.n
+                    FROM ROWS FROM (pg_catalog.jsonb_array_elements(v_told_of_queries), pg_catalog.jsonb_array_elements(p_of_queries)) WITH ORDINALITY AS f (told, value, n)
+                    JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = f.told ->> 'invariant') m
+                LEFT JOIN LATERAL (
+                    -- Where the change stands in a run, as far as one transaction's are compared: see stream_statement.
+                    SELECT coalesce(x.commit_no, CASE WHEN x.id IS NULL THEN c.id ELSE 9223372036854775807 END) AS commit_no, c.statement_no, c.op
+                    FROM threadline.readable_change c
+                    LEFT JOIN LATERAL (SELECT x.* FROM threadline.readable_transaction x WHERE x.id = c.transaction_id OFFSET 0) x ON true
+                    WHERE c.id = (m.found ->> 'change_id')::bigint) c ON true) p) o);
 END
 $$;

@@ -8,7 +8,9 @@ AS $$
 DECLARE
     v_known jsonb;
 BEGIN
-    IF p_request.events IS NULL THEN
+    IF p_ids = '{}' THEN
+        RETURN '{}';
+    ELSIF p_request.events IS NULL THEN
         SELECT pg_catalog.jsonb_object_agg(c.id::text, pg_catalog.jsonb_build_object(
                    'event', pg_catalog.jsonb_build_object('id', c.id, 'transaction_id', c.transaction_id, 'table_schema', c.table_schema, 'table_name', c.table_name, 'table_pk', c.table_pk, 'old_pk', c.old_pk,
                                                           'op', c.op_name, 'changed_fields', c.changed_fields, 'changed_from', c.old_image, 'data_after', c.new_image, 'captured_at', c.captured_at,
@@ -25,6 +27,19 @@ BEGIN
         INTO v_known USING p_ids;
     END IF;
     RETURN coalesce(v_known, '{}');
+END
+$$;
+
+-- What is told of a table's changes that led to a violation, by id.
+CREATE FUNCTION threadline.led_changes(p_ids bigint[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT jsonb_object_agg(c.id::text, jsonb_build_object('change_id', c.id, 'transaction_id', c.transaction_id, 'table_name', c.table_name, 'table_pk', c.table_pk, 'op', c.op_name,
+                                                               'changed_fields', c.changed_fields, 'changed_from', c.old_image, 'data_after', c.new_image, 'captured_at', c.captured_at))
+        FROM threadline.readable_change c
+        WHERE c.id = ANY (p_ids));
 END
 $$;
 
@@ -63,118 +78,93 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION threadline.state_difference(p_before jsonb, p_after jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce(jsonb_agg(jsonb_build_object('name', d.name)
-                     || CASE WHEN p_before ? d.name THEN jsonb_build_object('before', p_before -> d.name) ELSE '{}' END
-                     || CASE WHEN p_after ? d.name THEN jsonb_build_object('after', p_after -> d.name) ELSE '{}' END
-                     ORDER BY d.name COLLATE "C"), '[]')
-    FROM (SELECT jsonb_object_keys(CASE WHEN jsonb_typeof(p_before) = 'object' THEN p_before ELSE '{}' END)
-          UNION SELECT jsonb_object_keys(CASE WHEN jsonb_typeof(p_after) = 'object' THEN p_after ELSE '{}' END)) AS d (name)
-    WHERE (p_before -> d.name)::text IS DISTINCT FROM (p_after -> d.name)::text
-$$;
-
 -- The same failure has the same: what it says of values is left out.
 CREATE FUNCTION threadline.failure_fingerprint(p_model text, p_invariant text, p_kind text, p_table text, p_op text, p_changed text[], p_reason text) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE
 RETURN left(encode(sha256(convert_to(concat_ws('|', p_model, p_invariant, p_kind, p_table, p_op, array_to_string(p_changed, ','),
     regexp_replace(regexp_replace(p_reason, '''[^'']*''|"[^"]*"', '<TEXT>', 'g'), '-?\d+(\.\d+)?', '<NUM>', 'g')), 'UTF8')), 'hex'), 16);
 
 CREATE TYPE threadline.change_ids AS (ids bigint[]);
 
--- The changes that led to a violation, the last 10 of its key: the engine knows those of keys that are no rows.
-CREATE FUNCTION threadline.leading_changes(p_request threadline.replay_request, p_found jsonb) RETURNS bigint[]
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_id constant bigint := (p_found ->> 'change_id')::bigint;
-    v_place record;
-BEGIN
-    IF p_request.events IS NOT NULL OR p_found -> 'key' <> 'null' AND p_found -> 'recent' <> '[]' THEN
-        RETURN v_id || ARRAY(SELECT r.id::bigint FROM jsonb_array_elements_text(p_found -> 'recent') AS r (id) WHERE r.id::bigint <> v_id);
-    END IF;
-    SELECT c.table_id, c.row_key, c.key INTO v_place FROM threadline.readable_place_newest c WHERE c.id = v_id LIMIT 1;
-    RETURN v_id || ARRAY(SELECT c.id FROM threadline.readable_place_newest c
-                         WHERE c.table_id = v_place.table_id AND c.row_key = v_place.row_key AND c.key = v_place.key AND c.id < v_id AND c.op <> 2 LIMIT 9);
-END
-$$;
-
-CREATE FUNCTION threadline.violation_of_run(p_request threadline.replay_request, p_found jsonb, p_ids bigint[], p_known jsonb) RETURNS jsonb
+-- Violations that a run found, as they are told, in the same order. One query for all: to call functions for each takes longer than the answers.
+CREATE FUNCTION threadline.violations_of_run(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    v_name text := p_request.invariants[(p_found ->> 'invariant')::integer + 1];
-    v_source threadline.replay_source;
-    v_invariant record;
-    v_id constant bigint := p_ids[1];
-    v_change constant jsonb := p_known -> v_id::text;
-    v_event jsonb := v_change -> 'event';
-    v_event_key jsonb;
-    v_before jsonb := p_found #> '{states,0}';
-    v_after jsonb := p_found #> '{states,1}';
-    v_key jsonb := p_found -> 'key';
-    v_table text;
-    v_pk jsonb := v_event -> 'table_pk';
+    v_of_tables constant boolean := p_request.events IS NULL;
+    v_since constant bigint := threadline.engine_time(p_request.since);
+    v_named constant integer := pg_catalog.cardinality(p_request.invariants);
+    v_projections constant text[] := ARRAY(SELECT s.projection FROM pg_catalog.unnest(p_request.sources) s ORDER BY s.n);
+    v_leading threadline.change_ids[];
+    v_ids bigint[];
+    v_known jsonb;
+    v_led jsonb;
 BEGIN
-    SELECT i.kind, i.severity, i.check_at, i.spec INTO v_invariant FROM threadline.replay_invariants i WHERE i.model = p_request.model AND i.name = v_name;
-    IF v_name IS NULL THEN
-        v_source := p_request.sources[(p_found ->> 'invariant')::integer - pg_catalog.cardinality(p_request.invariants) + 1];
-        v_invariant.kind := CASE WHEN v_source.projection IS NULL THEN 'integrity' ELSE 'error' END;
-        v_invariant.severity := 'error';
-        v_name := CASE WHEN v_source.projection IS NULL THEN 'history_is_continuous' ELSE pg_catalog.format('%s_does_not_fail', v_source.projection) END;
-    END IF;
-    IF p_request.events IS NULL THEN
-        v_table := pg_catalog.format('%s.%s', v_event ->> 'table_schema', v_event ->> 'table_name');
+    -- The changes that led to each, the last 10 of its key: the engine knows those of keys that are no rows.
+    SELECT pg_catalog.array_agg(ROW(l.ids)::threadline.change_ids ORDER BY f.n) INTO v_leading
+    FROM pg_catalog.jsonb_array_elements(p_found) WITH ORDINALITY AS f (found, n)
+    CROSS JOIN LATERAL (SELECT (f.found ->> 'change_id')::bigint AS id, NOT v_of_tables OR f.found -> 'key' <> 'null' AND f.found -> 'recent' <> '[]' AS is_known OFFSET 0) c
+    LEFT JOIN LATERAL (SELECT p.table_id, p.row_key, p.key FROM threadline.readable_change p WHERE p.id = c.id AND NOT c.is_known OFFSET 0) p ON true
+    CROSS JOIN LATERAL (
+        SELECT c.id || CASE
+            WHEN c.is_known THEN ARRAY(SELECT r.id::bigint FROM pg_catalog.jsonb_array_elements_text(f.found -> 'recent') AS r (id) WHERE r.id::bigint <> c.id)
+            ELSE ARRAY(SELECT e.id FROM threadline.readable_place_newest e WHERE e.table_id = p.table_id AND e.row_key = p.row_key AND e.key = p.key AND e.id < c.id AND e.op <> 2 LIMIT 9)
+        END AS ids) l;
+    v_ids := ARRAY(SELECT DISTINCT i.id FROM pg_catalog.unnest(v_leading) u CROSS JOIN LATERAL pg_catalog.unnest(u.ids) AS i (id));
+    IF v_of_tables THEN
+        v_known := threadline.known_changes(p_request, ARRAY(SELECT DISTINCT u.ids[1] FROM pg_catalog.unnest(v_leading) u));
+        v_led := threadline.led_changes(v_ids);
     ELSE
-        v_table := v_event ->> 'table';
-        SELECT pg_catalog.jsonb_object_agg(k.name, coalesce(nullif(v_event -> 'new', 'null'), v_event -> 'old') -> k.name),
-               pg_catalog.jsonb_agg(coalesce(nullif(v_event -> 'new', 'null'), v_event -> 'old') ->> k.name ORDER BY k.n) INTO v_pk, v_event_key
-        FROM pg_catalog.unnest(p_request.sources) s
-        JOIN threadline.readable_table t ON t.table_id = s.table_id
-        CROSS JOIN LATERAL pg_catalog.unnest(t.key_columns) WITH ORDINALITY AS k (name, n)
-        WHERE s.projection IS NULL AND threadline.qualified_name(s.relation) = v_table;
+        v_known := threadline.known_changes(p_request, v_ids);
+        v_led := v_known;
     END IF;
-    IF p_found -> 'states' = 'null' THEN
-        v_before := CASE WHEN p_request.events IS NULL THEN v_change -> 'before' ELSE v_event -> 'old' END;
-        v_after := CASE WHEN p_request.events IS NULL THEN v_event -> 'data_after' ELSE v_event -> 'new' END;
-    END IF;
-    v_before := nullif(v_before, 'null');
-    v_after := nullif(v_after, 'null');
-    IF v_invariant.kind = 'balance' AND v_invariant.spec ->> 'group' IS NULL THEN
-        v_key := '[]';
-    ELSIF v_key = 'null' THEN
-        v_key := CASE WHEN p_request.events IS NULL THEN v_change -> 'key' ELSE v_event_key END;
-    END IF;
-    RETURN pg_catalog.jsonb_build_object(
-        'invariant', v_name, 'kind', v_invariant.kind, 'severity', v_invariant.severity, 'check_at', v_invariant.check_at, 'key', v_key,
-        'table_schema', v_event -> 'table_schema', 'table_name', CASE WHEN p_request.events IS NULL THEN v_event ->> 'table_name' ELSE v_table END, 'table_pk', v_pk,
-        'failure_reason', p_found -> 'reason', 'failure_step', p_found -> 'step', 'change_id', v_id,
-        'event_at_failure', CASE WHEN p_found -> 'event' <> 'null' THEN p_found -> 'event' ELSE v_event END,
-        'state_before', v_before, 'state_after', v_after, 'state_diff', threadline.state_difference(v_before, v_after),
-        'events_leading_to_failure', (
-            SELECT coalesce(pg_catalog.jsonb_agg(
-                       CASE WHEN p_request.events IS NULL THEN ((k.change -> 'event') - '{id,table_schema,old_pk,statement_no,schema_version}'::text[]) || pg_catalog.jsonb_build_object('change_id', i.id)
-                            ELSE k.change || pg_catalog.jsonb_build_object('change_id', i.id) END ORDER BY i.id), '[]')
-            FROM pg_catalog.unnest(p_ids) AS i (id) CROSS JOIN LATERAL (SELECT p_known -> i.id::text AS change) k
-            WHERE k.change IS NOT NULL),
-        'transaction', v_change -> 'transaction',
-        'at', threadline.from_engine_time((p_found ->> 'time')::bigint),
-        'already_false', CASE WHEN (p_found ->> 'found_at')::bigint <= threadline.engine_time(p_request.since) THEN true END,
-        'first_repaired_at', threadline.from_engine_time((p_found ->> 'repaired_at')::bigint),
-        'fingerprint', threadline.failure_fingerprint(p_request.model, v_name, v_invariant.kind, v_table, v_event ->> 'op',
-            ARRAY(SELECT f.name FROM pg_catalog.jsonb_array_elements_text(CASE WHEN pg_catalog.jsonb_typeof(v_event -> 'changed_fields') = 'array' THEN v_event -> 'changed_fields' ELSE '[]' END) AS f (name)), p_found ->> 'reason'));
-END
-$$;
-
--- A violation by itself.
-CREATE FUNCTION threadline.violation_of_run(p_request threadline.replay_request, p_found jsonb) RETURNS jsonb
-LANGUAGE plpgsql STABLE
-AS $$
-DECLARE
-    v_ids constant bigint[] := threadline.leading_changes(p_request, p_found);
-BEGIN
-    RETURN threadline.violation_of_run(p_request, p_found, v_ids, threadline.known_changes(p_request, v_ids));
+    RETURN (
+        SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+            'invariant', w.name, 'kind', w.kind, 'severity', coalesce(i.severity, 'error'), 'check_at', i.check_at,
+            'key', CASE WHEN w.kind = 'balance' AND i.spec ->> 'group' IS NULL THEN '[]' WHEN f.found -> 'key' <> 'null' THEN f.found -> 'key' WHEN v_of_tables THEN k.change -> 'key' ELSE e.key END,
+            'table_schema', k.event -> 'table_schema', 'table_name', CASE WHEN v_of_tables THEN k.event ->> 'table_name' ELSE w.table_name END,
+            'table_pk', CASE WHEN v_of_tables THEN k.event -> 'table_pk' ELSE e.table_pk END,
+            'failure_reason', f.found -> 'reason', 'failure_step', f.found -> 'step', 'change_id', f.ids[1],
+            'event_at_failure', CASE WHEN f.found -> 'event' <> 'null' THEN f.found -> 'event' ELSE k.event END,
+            'state_before', w.before, 'state_after', w.after,
+            'state_diff', (
+                SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', d.name)
+                                                     || CASE WHEN w.before ? d.name THEN pg_catalog.jsonb_build_object('before', w.before -> d.name) ELSE '{}' END
+                                                     || CASE WHEN w.after ? d.name THEN pg_catalog.jsonb_build_object('after', w.after -> d.name) ELSE '{}' END
+                                                     ORDER BY d.name COLLATE "C"), '[]')
+                FROM pg_catalog.jsonb_object_keys(CASE WHEN pg_catalog.jsonb_typeof(w.before) = 'object' THEN w.before ELSE '{}' END
+                                                  || CASE WHEN pg_catalog.jsonb_typeof(w.after) = 'object' THEN w.after ELSE '{}' END) AS d (name)
+                WHERE (w.before -> d.name)::text IS DISTINCT FROM (w.after -> d.name)::text),
+            'events_leading_to_failure', (
+                SELECT coalesce(pg_catalog.jsonb_agg(CASE WHEN v_of_tables THEN l.change ELSE l.change || pg_catalog.jsonb_build_object('change_id', l.id) END ORDER BY l.id), '[]')
+                FROM (SELECT u.id, v_led -> u.id::text AS change FROM pg_catalog.unnest(f.ids) AS u (id) OFFSET 0) l
+                WHERE l.change IS NOT NULL),
+            'transaction', k.change -> 'transaction',
+            'at', threadline.from_engine_time((f.found ->> 'time')::bigint),
+            'already_false', CASE WHEN (f.found ->> 'found_at')::bigint <= v_since THEN true END,
+            'first_repaired_at', threadline.from_engine_time((f.found ->> 'repaired_at')::bigint),
+            'fingerprint', threadline.failure_fingerprint(p_request.model, w.name, w.kind, w.table_name, k.event ->> 'op',
+                ARRAY(SELECT c.name FROM pg_catalog.jsonb_array_elements_text(CASE WHEN pg_catalog.jsonb_typeof(k.event -> 'changed_fields') = 'array' THEN k.event -> 'changed_fields' ELSE '[]' END) AS c (name)),
+                f.found ->> 'reason')) ORDER BY f.n), '[]')
+        FROM ROWS FROM (pg_catalog.jsonb_array_elements(p_found), pg_catalog.unnest(v_leading)) WITH ORDINALITY AS f (found, ids, n)
+        CROSS JOIN LATERAL (SELECT c.change, c.change -> 'event' AS event FROM (SELECT v_known -> f.ids[1]::text AS change OFFSET 0) c OFFSET 0) k
+        LEFT JOIN threadline.replay_invariants i ON i.model = p_request.model AND i.name = p_request.invariants[(f.found ->> 'invariant')::integer + 1]
+        CROSS JOIN LATERAL (SELECT CASE WHEN i.name IS NULL THEN v_projections[(f.found ->> 'invariant')::integer - v_named + 1] END AS projection OFFSET 0) s
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN i.name IS NOT NULL THEN i.name WHEN s.projection IS NULL THEN 'history_is_continuous' ELSE pg_catalog.format('%s_does_not_fail', s.projection) END AS name,
+                   CASE WHEN i.name IS NOT NULL THEN i.kind WHEN s.projection IS NULL THEN 'integrity' ELSE 'error' END AS kind,
+                   CASE WHEN v_of_tables THEN pg_catalog.format('%s.%s', k.event ->> 'table_schema', k.event ->> 'table_name') ELSE k.event ->> 'table' END AS table_name,
+                   nullif(CASE WHEN f.found -> 'states' <> 'null' THEN f.found #> '{states,0}' WHEN v_of_tables THEN k.change -> 'before' ELSE k.event -> 'old' END, 'null') AS before,
+                   nullif(CASE WHEN f.found -> 'states' <> 'null' THEN f.found #> '{states,1}' WHEN v_of_tables THEN k.event -> 'data_after' ELSE k.event -> 'new' END, 'null') AS after
+            OFFSET 0) w
+        LEFT JOIN LATERAL (
+            -- Whose row it is says the table's key.
+            SELECT pg_catalog.jsonb_object_agg(c.name, r.image -> c.name) AS table_pk, pg_catalog.jsonb_agg(r.image ->> c.name ORDER BY c.n) AS key
+            FROM (SELECT coalesce(nullif(k.event -> 'new', 'null'), k.event -> 'old') AS image OFFSET 0) r
+            CROSS JOIN pg_catalog.unnest(p_request.sources) t
+            JOIN threadline.readable_table d ON d.table_id = t.table_id
+            CROSS JOIN LATERAL pg_catalog.unnest(d.key_columns) WITH ORDINALITY AS c (name, n)
+            WHERE NOT v_of_tables AND t.projection IS NULL AND threadline.qualified_name(t.relation) = w.table_name) e ON true);
 END
 $$;
 
@@ -193,9 +183,7 @@ $$;
 
 -- p_queries: what watch_queries found, if there are invariants of kind query.
 CREATE FUNCTION threadline.result_of_run(p_request threadline.replay_request, p_outcome jsonb, p_states jsonb, p_queries jsonb = NULL) RETURNS jsonb
-LANGUAGE plpgsql STABLE
--- To plan each look-up of each violation anew takes longer than the answers.
-SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql STABLE SET jit = off
 AS $$
 DECLARE
     v_told jsonb;
@@ -205,9 +193,6 @@ DECLARE
     v_total constant bigint := (SELECT coalesce(pg_catalog.sum(c.violations), 0) FROM threadline.violation_counts(p_request, p_outcome, p_queries) c);
     v_rows jsonb;
     v_first bigint;
-    v_found jsonb[];
-    v_ids threadline.change_ids[];
-    v_known jsonb;
     v_pending jsonb;
 BEGIN
     IF p_request.stop THEN
@@ -215,15 +200,8 @@ BEGIN
                     WHERE NOT coalesce((p_request.plan #> ARRAY['invariants', v.value ->> 'invariant', 'is_warning'])::boolean, false));
     END IF;
     v_told := CASE WHEN v_first IS NOT NULL THEN pg_catalog.jsonb_build_array(p_outcome -> 'violations' -> (v_first - 1)::integer) ELSE p_outcome -> 'violations' END;
-    SELECT pg_catalog.array_agg(f.value ORDER BY f.no), pg_catalog.array_agg(ROW(f.ids)::threadline.change_ids ORDER BY f.no) INTO v_found, v_ids
-    FROM (
-        SELECT v.value, v.no, threadline.leading_changes(p_request, v.value) AS ids
-        FROM pg_catalog.jsonb_array_elements(v_told) WITH ORDINALITY AS v (value, no)
-    ) f;
-    v_known := threadline.known_changes(p_request, ARRAY(SELECT DISTINCT i.id FROM pg_catalog.unnest(v_ids) u CROSS JOIN LATERAL pg_catalog.unnest(u.ids) AS i (id)));
+    v_violations := threadline.violations_of_run(p_request, v_told);
     v_pending := threadline.known_changes(p_request, ARRAY(SELECT (p.value ->> 'change_id')::bigint FROM pg_catalog.jsonb_array_elements(p_outcome -> 'pending') AS p (value) WHERE p.value -> 'key' = 'null'));
-    SELECT coalesce(pg_catalog.jsonb_agg(threadline.violation_of_run(p_request, v_found[n], v_ids[n].ids, v_known) ORDER BY n), '[]') INTO v_violations
-    FROM pg_catalog.generate_subscripts(v_found, 1) AS n;
     IF p_queries -> 'violations' <> '[]' THEN
         v_violations := threadline.merge_violations(p_request, v_told, v_violations, p_queries -> 'violations');
     END IF;

@@ -18,12 +18,12 @@ CREATE TYPE threadline.replay_request AS (
 );
 
 CREATE FUNCTION threadline.engine_time(at timestamptz) RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN engine_time.at = 'infinity' THEN 9223372036854775807 WHEN engine_time.at = '-infinity' THEN -9223372036854775807
             ELSE (extract(epoch FROM engine_time.at - '2000-01-01 00:00:00+00'::timestamptz) * 1000000)::bigint END;
 
 CREATE FUNCTION threadline.from_engine_time(at bigint) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN abs(from_engine_time.at) >= 9000000000000000000 THEN NULL
             ELSE '2000-01-01 00:00:00+00'::timestamptz + (from_engine_time.at / 1000000) * interval '1 second' + (from_engine_time.at % 1000000) * interval '1 microsecond' END;
 
@@ -66,7 +66,7 @@ END
 $$;
 
 CREATE FUNCTION threadline.run_request(p_model text, p_since timestamptz, p_until timestamptz, p_stop boolean, p_invariants text[], p_projections text[], p_events text) RETURNS threadline.replay_request
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SET jit = off
 AS $$
 DECLARE
     v_request threadline.replay_request;
