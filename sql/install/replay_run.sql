@@ -79,6 +79,7 @@ DECLARE
     v_plan_invariants jsonb := '[]';
     v_inputs jsonb;
     v_places integer[];
+    v_known_from bigint;
     v_first integer;
     v_name text;
 BEGIN
@@ -191,7 +192,17 @@ BEGIN
             v_request.tests := v_request.tests || pg_catalog.jsonb_build_object(pg_catalog.cardinality(v_request.invariants)::text, v_invariant.spec ->> 'check');
         END IF;
         v_request.invariants := v_request.invariants || v_invariant.name;
-        v_plan_invariants := v_plan_invariants || pg_catalog.jsonb_build_object('name', v_invariant.name, 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'is_warning', v_invariant.severity = 'warning', 'inputs', v_inputs);
+        -- Tables are put under capture one after another: before all of its tables are known an invariant would tell of rows that are not known yet.
+        v_known_from := -9223372036854775808;
+        IF p_events IS NULL AND (SELECT count(DISTINCT n) FROM pg_catalog.unnest(v_places) n) > 1 THEN
+            v_known_from := (
+                SELECT CASE WHEN pg_catalog.bool_and(s.is_known) THEN pg_catalog.max(coalesce(b.commit_no, 9223372036854775807)) END
+                FROM pg_catalog.unnest(v_request.sources) s
+                LEFT JOIN threadline.readable_baseline b ON b.table_id = s.table_id AND b.first_change_id = s.changes_from
+                WHERE s.n = ANY (v_places));
+        END IF;
+        v_plan_invariants := v_plan_invariants || pg_catalog.jsonb_build_object('name', v_invariant.name, 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'known_from', v_known_from,
+            'is_warning', v_invariant.severity = 'warning', 'inputs', v_inputs);
     END LOOP;
     v_request.plan := pg_catalog.jsonb_build_object(
         'stop', p_stop, 'since', threadline.engine_time(p_since),

@@ -62,7 +62,7 @@ BEGIN
             v_request.sources := ARRAY[v_source];
             v_request.tests := '{}';
             v_request.plan := v_request.plan || pg_catalog.jsonb_build_object('invariants', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object(
-                'name', 'slice', 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'is_warning', false,
+                'name', 'slice', 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'known_from', -9223372036854775808, 'is_warning', false,
                 'inputs', pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('source', 0, 'first', 0, 'count', pg_catalog.cardinality(v_compiled.inputs))))));
         END IF;
     END IF;

@@ -391,18 +391,20 @@ impl Engine {
         let in_baseline = last.is_snapshot && !transaction_ends;
         let time = if next.is_none() { self.plan.until } else { last.mark.time };
         for (number, (state, invariant)) in self.states.iter_mut().zip(&self.plan.invariants).enumerate() {
-            let is_due = next.is_none()
-                || !in_baseline
-                    && match invariant.check_at {
-                        CheckAt::Event => true,
-                        CheckAt::Statement => statement_ends,
-                        CheckAt::Commit => transaction_ends,
-                        CheckAt::Events(count) => self.events.is_multiple_of(count),
-                        CheckAt::Slices(length) => {
-                            next.is_some_and(|next| slice(next.time, length) != slice(last.mark.time, length))
-                        }
-                        CheckAt::End => false,
-                    };
+            let is_known = invariant.known_from.is_some_and(|from| {
+                next.is_none() || last.transaction > from || last.transaction == from && transaction_ends
+            });
+            let is_reached = match invariant.check_at {
+                CheckAt::Event => true,
+                CheckAt::Statement => statement_ends,
+                CheckAt::Commit => transaction_ends,
+                CheckAt::Events(count) => self.events.is_multiple_of(count),
+                CheckAt::Slices(length) => {
+                    next.is_some_and(|next| slice(next.time, length) != slice(last.mark.time, length))
+                }
+                CheckAt::End => false,
+            };
+            let is_due = is_known && (next.is_none() || !in_baseline && is_reached);
             if is_due {
                 self.violations.begin(number);
                 each_state!(state, inner => inner.check(last.mark.time, time, &mut self.violations));

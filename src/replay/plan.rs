@@ -37,6 +37,8 @@ pub struct Invariant {
     pub name: String,
     pub kind: Kind,
     pub check_at: CheckAt,
+    /// The commit by which all rows of its sources are known; before its end nothing is judged, and never if there is none.
+    pub known_from: Option<i64>,
     /// Its violations fail no run.
     pub is_warning: bool,
     pub inputs: Vec<Input>,
