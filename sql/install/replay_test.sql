@@ -158,6 +158,15 @@ BEGIN
         'CREATE TEMPORARY TABLE recorded (seq bigint, at timestamptz, event jsonb);',
         'INSERT INTO recorded VALUES',
         threadline.test_events(v_documents) || ';',
+        -- Whoever corrects the events may need rows that they do not show, and a pinned state counts them in.
+        CASE WHEN NOT v_reproduces AND v_documents @? '$[*] ? (@.event.op == "pin")' THEN pg_catalog.concat_ws(E'\n',
+            '-- A row that an event above found was among what was there before.',
+            'INSERT INTO recorded',
+            'SELECT (SELECT min(seq) FROM recorded) - row_number() OVER (), f.at, f.event - ''{old,old_key,old_exact,new_exact}''::text[]',
+            '       || jsonb_build_object(''op'', ''snapshot'', ''transaction'', 0, ''statement'', 0, ''key'', f.key, ''new'', f.event -> ''old'', ''new_exact'', coalesce(f.event -> ''old_exact'', ''{}''))',
+            'FROM (SELECT DISTINCT ON (event ->> ''table'', key) at, event, key',
+            '      FROM recorded, coalesce(event ->> ''old_key'', event ->> ''key'') AS key ORDER BY event ->> ''table'', key, seq) f',
+            'WHERE f.event ->> ''op'' IN (''update'', ''delete'') AND f.event ? ''old'';') END,
         CASE WHEN v_reproduces THEN pg_catalog.concat_ws(E'\n',
             'SELECT plan(3);',
             pg_catalog.format('SELECT is(%s ->> ''verdict'', ''violated'', %L);', v_check, v_invariant || ' is broken'),
@@ -176,7 +185,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION threadline.replay_regression_test(jsonb, text, integer) IS
-$$A violation as a pgTAP test, a file for psql. result: what replay_check('model') returned; violation: its number there. mode: fixed, the test fails while the events in it break the invariant; reproduces, it passes while they do, at the same event and with the same state. It makes the tables, the model and the fewest events that show the failure (replay_minimal_set) in an empty database with both extensions to be had, and rolls everything back; columns that are or were redacted are left out. Run where the events are in the record, it asks the record: fixed passes once the invariant holds again for the key, after audit_revert for one. Types that are not the server's own are text there. Errors: 22023 unknown mode, no result of a model or no such violation, 0A000 a violation of a query or of the record itself.$$;
+$$A violation as a pgTAP test, a file for psql. result: what replay_check('model') returned; violation: its number there. mode: fixed, the test fails while the events in it break the invariant; reproduces, it passes while they do, at the same event and with the same state. It makes the tables, the model and the fewest events that show the failure (replay_minimal_set) in an empty database with both extensions to be had, and rolls everything back; columns that are or were redacted are left out. Events may be added when it is corrected: a row that they change counts as one that was there. Run where the events are in the record, it asks the record: fixed passes once the invariant holds again for the key, after audit_revert for one. Types that are not the server's own are text there. Errors: 22023 unknown mode, no result of a model or no such violation, 0A000 a violation of a query or of the record itself.$$;
 
 CREATE FUNCTION threadline.replay_verify_fix(result jsonb) RETURNS text
 LANGUAGE plpgsql

@@ -15,6 +15,9 @@ pub const KINDS: [&str; 7] = [
     "wrong tenant",
 ];
 
+/// Of each kind.
+pub const WAYS: usize = 3;
+
 /// What a correct application would have recorded in place of the planted transaction. Amounts are floats here, as those that
 /// are read from the test are: the images of a row have to be spelt alike.
 #[derive(Default, Debug)]

@@ -116,9 +116,8 @@ pub fn corrected(s: &mut Session, text: &str, planted: &Planted) -> (String, usi
     let values: Vec<String> =
         tuples.iter().map(|(seq, at, event)| format!("    ({seq}, '{at}', $event${event}$event$)")).collect();
     let (head, rest) = text.split_once(&format!("{BEGIN}\n")).expect("the events");
-    let (_, tail) = rest.split_once(";\n").expect("their end");
-    // An event may hold such an end itself.
-    let tail = tail.split_once("SELECT plan(").map(|(_, tail)| format!("SELECT plan({tail}")).expect("the tests");
+    // No event holds the end of a line.
+    let (_, tail) = rest.split_once(");\n").expect("their end");
     (format!("{head}{BEGIN}\n{};\n{tail}", values.join(",\n")), count, of_planted)
 }
 
