@@ -270,14 +270,8 @@ BEGIN
         v_doubts := v_doubts || coalesce((
             SELECT pg_catalog.jsonb_agg(d) FROM threadline.query_doubts(v_invariant.name, v_invariant.spec ->> 'sql',
                 ARRAY(SELECT t FROM pg_catalog.unnest(v_tables) t WHERE t.n = ANY (v_invariant.tables)), v_end) d), '[]');
-        -- Before all of its tables are known a query would tell of rows that are not known yet.
-        v_known := v_known || (
-            SELECT CASE WHEN pg_catalog.bool_and(s.is_known) AND NOT v_doubts @> pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('invariant', v_invariant.name, 'reason', 'key_changed'))
-                        THEN pg_catalog.max(coalesce(b.commit_no, 9223372036854775807)) END
-            FROM pg_catalog.unnest(v_tables) t
-            JOIN pg_catalog.unnest(p_request.sources) s ON s.table_id = t.table_id AND s.projection IS NULL
-            LEFT JOIN threadline.readable_baseline b ON b.table_id = t.table_id AND b.first_change_id = s.changes_from
-            WHERE t.n = ANY (v_invariant.tables));
+        v_known := v_known || CASE WHEN NOT v_doubts @> pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('invariant', v_invariant.name, 'reason', 'key_changed'))
+                                   THEN threadline.known_from(p_request.sources, ARRAY(SELECT t.table_id FROM pg_catalog.unnest(v_tables) t WHERE t.n = ANY (v_invariant.tables))) END;
     END LOOP;
 
     PERFORM threadline.bisect_window((SELECT coalesce(pg_catalog.min(t.since), '-infinity') FROM pg_catalog.unnest(v_tables) t), p_request.until, 0, v_end);

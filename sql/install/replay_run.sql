@@ -65,6 +65,17 @@ BEGIN
 END
 $$;
 
+-- The commit by which all rows of these tables are known; NULL if they never are. Tables are put under capture one after another, and before
+-- the last of them is known an invariant would tell of rows that are not known yet.
+CREATE FUNCTION threadline.known_from(p_sources threadline.replay_source[], p_table_ids integer[]) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN bool_and(s.is_known) THEN max(coalesce(b.commit_no, 9223372036854775807)) END
+    FROM unnest(p_sources) s
+    LEFT JOIN threadline.readable_baseline b ON b.table_id = s.table_id AND b.first_change_id = s.changes_from
+    WHERE s.projection IS NULL AND s.table_id = ANY (p_table_ids)
+$$;
+
 CREATE FUNCTION threadline.run_request(p_model text, p_since timestamptz, p_until timestamptz, p_stop boolean, p_invariants text[], p_projections text[], p_events text) RETURNS threadline.replay_request
 LANGUAGE plpgsql STABLE SET jit = off
 AS $$
@@ -192,15 +203,8 @@ BEGIN
             v_request.tests := v_request.tests || pg_catalog.jsonb_build_object(pg_catalog.cardinality(v_request.invariants)::text, v_invariant.spec ->> 'check');
         END IF;
         v_request.invariants := v_request.invariants || v_invariant.name;
-        -- Tables are put under capture one after another: before all of its tables are known an invariant would tell of rows that are not known yet.
-        v_known_from := -9223372036854775808;
-        IF p_events IS NULL AND (SELECT count(DISTINCT n) FROM pg_catalog.unnest(v_places) n) > 1 THEN
-            v_known_from := (
-                SELECT CASE WHEN pg_catalog.bool_and(s.is_known) THEN pg_catalog.max(coalesce(b.commit_no, 9223372036854775807)) END
-                FROM pg_catalog.unnest(v_request.sources) s
-                LEFT JOIN threadline.readable_baseline b ON b.table_id = s.table_id AND b.first_change_id = s.changes_from
-                WHERE s.n = ANY (v_places));
-        END IF;
+        v_known_from := CASE WHEN p_events IS NULL AND v_invariant.more_tables <> '{}'
+                             THEN threadline.known_from(v_request.sources, v_invariant.table_id || v_invariant.more_tables) ELSE -9223372036854775808 END;
         v_plan_invariants := v_plan_invariants || pg_catalog.jsonb_build_object('name', v_invariant.name, 'kind', v_compiled.kind, 'check_at', v_compiled.check_at, 'known_from', v_known_from,
             'is_warning', v_invariant.severity = 'warning', 'inputs', v_inputs);
     END LOOP;
