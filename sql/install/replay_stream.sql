@@ -101,9 +101,11 @@ DECLARE
     -- Of a delete there is only the old row; a predicate that is true of it names that, or what a new row lacks.
     v_old constant boolean := p_with_event OR v_expressions ~* '\mold\M'
         OR EXISTS (SELECT FROM unnest(p_source.inputs) i WHERE i.scope = 'pair' AND i.expression ~* '\m(null|true|not|coalesce)\M');
-    -- Where a column's old value is, without making the old image for it.
-    v_part constant text := '(CASE WHEN c.op <= 1 THEN c.%1$s WHEN c.op = 5 THEN CASE WHEN c.old_image ? %2$L THEN c.%1$s ELSE c.%3$s END END)';
     v_versions record;
+    v_in_place boolean;
+    -- Where a column's values are, without making an image for them.
+    v_of_old text;
+    v_of_row text;
     v_columns text;
     v_new_columns text;
     v_old_columns text;
@@ -130,17 +132,21 @@ BEGIN
            string_agg(format('WHEN %s THEN %s', v.version, v.exact), ' ' ORDER BY v.version) AS exacts
     INTO v_versions
     FROM threadline.version_as_now(p_source.table_id, p_source.relation, '{}', false) v;
-    SELECT string_agg(format('%s AS tl_n%s, %s AS tl_o%s', threadline.column_of_image(p_source.relation, a.attname, a.atttypid, a.atttypmod, 'n.image', 'n.exact'), a.attnum,
-                             CASE WHEN v_old THEN threadline.column_of_image(p_source.relation, a.attname, a.atttypid, a.atttypmod,
-                                 CASE WHEN v_versions.images IS NULL AND NOT p_source.has_deltas THEN format(v_part, 'old_image', a.attname, 'new_image') ELSE 'o.image' END,
-                                 CASE WHEN v_versions.images IS NULL AND NOT p_source.has_deltas THEN format(v_part, 'old_exact', a.attname, 'new_exact') ELSE 'o.exact' END)
-                                  ELSE format('NULL::%s', format_type(a.atttypid, NULL)) END, a.attnum), ', ' ORDER BY a.attnum),
+    -- Images need not be made that are as they are now and whole.
+    v_in_place := v_versions.images IS NULL AND NOT p_source.has_deltas;
+    v_of_old := CASE WHEN v_in_place THEN '(CASE WHEN c.op <= 1 THEN c.old_%1$s WHEN c.op = 5 THEN CASE WHEN c.old_image ? %2$L THEN c.old_%1$s ELSE c.new_%1$s END END)' ELSE 'o.%1$s' END;
+    v_of_row := CASE WHEN NOT v_old THEN 'n.%1$s' WHEN v_in_place THEN '(CASE WHEN c.op <= 1 THEN c.old_%1$s ELSE c.new_%1$s END)' ELSE '(CASE WHEN c.op <= 1 THEN o.%1$s ELSE n.%1$s END)' END;
+    -- A column is read out of the new row, out of the old one, and out of the one that is there; the planner drops what no input asks for.
+    SELECT string_agg(format('%2$s AS tl_n%1$s, %3$s AS tl_o%1$s, %4$s AS tl_r%1$s', a.attnum, i.new, CASE WHEN v_old THEN i.old ELSE format('NULL::%s', format_type(a.atttypid, NULL)) END, i.row), ', ' ORDER BY a.attnum),
            string_agg(format('c.tl_n%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum),
            string_agg(format('c.tl_o%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum),
-           string_agg(CASE WHEN v_old THEN format('CASE WHEN c.tl_op <= 1 THEN c.tl_o%1$s ELSE c.tl_n%1$s END AS %2$I', a.attnum, a.attname)
-                           ELSE format('c.tl_n%s AS %I', a.attnum, a.attname) END, ', ' ORDER BY a.attnum)
+           string_agg(format('c.tl_r%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum)
     INTO v_columns, v_new_columns, v_old_columns, v_cur_columns
     FROM pg_attribute a
+    CROSS JOIN LATERAL (
+        SELECT max(c.read) FILTER (WHERE w.what = 'new') AS new, max(c.read) FILTER (WHERE w.what = 'old') AS old, max(c.read) FILTER (WHERE w.what = 'row') AS row
+        FROM (VALUES ('new', 'n.%1$s'), ('old', v_of_old), ('row', v_of_row)) AS w (what, place)
+        CROSS JOIN LATERAL (SELECT threadline.column_of_image(p_source.relation, a.attname, a.atttypid, a.atttypmod, format(w.place, 'image', a.attname), format(w.place, 'exact', a.attname)) AS read) c) i
     WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped
       AND (v_whole OR v_expressions ~* ('\m' || regexp_replace(a.attname, '([^\w])', '\\\1', 'g') || '\M') OR a.attname !~ '^\w+$');
     IF v_whole THEN
