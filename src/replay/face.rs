@@ -91,21 +91,21 @@ pub fn run_feed(call: &mut Call) -> pg_sys::Datum {
     let stop = with_run(call, |run| {
         let given = &call.argument_types()[FIRST_INPUT..];
         let record;
-        let values = match given {
-            [pg_sys::RECORDOID] => match call.value(FIRST_INPUT) {
-                Some(value) => {
-                    record =
-                        run.reader.read(value).ok_or_else(|| unreadable("its inputs are a row of a named type"))?;
-                    let (columns, row) = &record;
-                    (0..).zip(*columns).map(|(n, column)| input(*column, row.get(n))).collect::<Result<Vec<_>, _>>()?
+        let mut values = Vec::with_capacity(given.len());
+        if given == [pg_sys::RECORDOID] {
+            if let Some(value) = call.value(FIRST_INPUT) {
+                record = run.reader.read(value).ok_or_else(|| unreadable("its inputs are a row of a named type"))?;
+                let (columns, row) = &record;
+                values.reserve(columns.len());
+                for (n, column) in columns.iter().enumerate() {
+                    values.push(input(*column, row.get(n))?);
                 }
-                None => Vec::new(),
-            },
-            _ => (FIRST_INPUT..)
-                .zip(given)
-                .map(|(n, type_oid)| input(*type_oid, call.value(n)))
-                .collect::<Result<_, _>>()?,
-        };
+            }
+        } else {
+            for (n, type_oid) in given.iter().enumerate() {
+                values.push(input(*type_oid, call.value(FIRST_INPUT + n))?);
+            }
+        }
         let field = |index: usize| -> Option<Value> { call.value(index) };
         let source = field(1).map_or(0, Value::as_i32) as usize;
         let rows = run.engine.rows(source);

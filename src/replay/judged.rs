@@ -18,7 +18,8 @@ struct Bad {
 #[derive(Default, Serialize, Deserialize)]
 pub struct Judgement<S> {
     pub state: S,
-    bad: Option<Bad>,
+    /// Apart, as most keys have none.
+    bad: Option<Box<Bad>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,7 +48,7 @@ impl<S: Default> Judged<S> {
             Some(reason) if self.last_counts || judgement.bad.is_none() => {
                 let event = seen.detail.event.map(Document::stored);
                 let states = event.is_some().then(|| seen.detail.states.map(|state| state.map(Document::stored)));
-                judgement.bad = Some(Bad { mark: seen.mark, reason, states, event });
+                judgement.bad = Some(Box::new(Bad { mark: seen.mark, reason, states, event }));
             }
             None if self.last_counts => judgement.bad = None,
             _ => {}
@@ -59,7 +60,7 @@ impl<S: Default> Judged<S> {
             last_event,
             found,
             |entry| {
-                let Bad { mark, reason, states, event } = entry.state.bad.take()?;
+                let Bad { mark, reason, states, event } = *entry.state.bad.take()?;
                 Some(Finding { mark, states, event, reason, repaired_at: None })
             },
             |judgement| is_over(&judgement.state),

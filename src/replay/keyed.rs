@@ -1,7 +1,5 @@
 //! What an invariant knows of each key, which keys were touched since its last check point, and which are violated.
 
-use std::collections::VecDeque;
-
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +14,15 @@ pub struct Entry<S> {
     pub last: Mark,
     violation: Option<u32>,
     is_touched: bool,
-    recent: VecDeque<i64>,
+    noted: Noted,
+}
+
+/// The changes of a key that are kept, in a ring: the last of them, the place of the next, and how many there are.
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+struct Noted {
+    last: i64,
+    next: u32,
+    count: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -30,6 +36,8 @@ pub struct Keyed<S> {
     touched: Vec<u32>,
     /// So many changes of a key are kept.
     recent: usize,
+    /// Those of each entry, one entry after another: an event writes them without looking up where they are.
+    changes: Vec<i64>,
 }
 
 /// What is wrong with a key: the event that is named, what came before it, and the states that are not rows.
@@ -54,6 +62,7 @@ impl<S: Default> Keyed<S> {
             free: Vec::new(),
             touched: Vec::new(),
             recent,
+            changes: Vec::new(),
         }
     }
 
@@ -71,7 +80,7 @@ impl<S: Default> Keyed<S> {
             last: Mark::default(),
             violation: None,
             is_touched: false,
-            recent: VecDeque::new(),
+            noted: Noted::default(),
         };
         let id = match self.free.pop() {
             Some(id) => {
@@ -80,6 +89,7 @@ impl<S: Default> Keyed<S> {
             }
             None => {
                 self.entries.push(entry);
+                self.changes.resize(self.entries.len() * self.recent, 0);
                 self.entries.len() as u32 - 1
             }
         };
@@ -120,13 +130,14 @@ impl<S: Default> Keyed<S> {
 
     /// An event of the key, though one that changes nothing.
     pub fn note(&mut self, id: u32, mark: Mark) {
-        let entry = &mut self.entries[id as usize];
-        if entry.recent.back() != Some(&mark.change_id) {
-            if entry.recent.len() == self.recent {
-                entry.recent.pop_front();
-            }
-            entry.recent.push_back(mark.change_id);
+        let noted = &mut self.entries[id as usize].noted;
+        if self.recent == 0 || noted.count > 0 && noted.last == mark.change_id {
+            return;
         }
+        self.changes[id as usize * self.recent + noted.next as usize] = mark.change_id;
+        let kept = self.recent as u32;
+        let next = if noted.next + 1 == kept { 0 } else { noted.next + 1 };
+        *noted = Noted { last: mark.change_id, next, count: kept.min(noted.count + 1) };
     }
 
     /// It is looked at at the next check point, though no event touched it.
@@ -146,12 +157,16 @@ impl<S: Default> Keyed<S> {
         mut judge: impl FnMut(&mut Entry<S>) -> Option<Finding>,
         is_over: impl Fn(&S) -> bool,
     ) {
-        for id in std::mem::take(&mut self.touched) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for id in touched.drain(..) {
             let entry = &mut self.entries[id as usize];
             entry.is_touched = false;
             match (judge(entry), entry.violation) {
                 (Some(finding), None) => {
-                    let recent = entry.recent.iter().copied().filter(|change| *change <= finding.mark.change_id);
+                    let kept = &self.changes[id as usize * self.recent..][..entry.noted.count as usize];
+                    let (newer, older) =
+                        kept.split_at(if kept.len() == self.recent { entry.noted.next as usize } else { 0 });
+                    let recent = older.iter().chain(newer).copied().filter(|change| *change <= finding.mark.change_id);
                     found.add(Fresh { entry: id, key: entry.key.clone(), recent: recent.collect(), finding });
                 }
                 (Some(Finding { repaired_at: Some(at), .. }), Some(violation)) => {
@@ -176,6 +191,8 @@ impl<S: Default> Keyed<S> {
                 self.free.push(id);
             }
         }
+        // Its room serves the next check point.
+        self.touched = touched;
     }
 
     pub fn violated(&mut self, id: u32, violation: u32) {
@@ -257,6 +274,31 @@ mod tests {
             assert_eq!(keys.iter().filter(|other| is_tuple_key(other, parts.iter().copied())).count(), 1);
             assert!(is_tuple_key(key, parts.iter().copied()));
         }
+    }
+
+    #[test]
+    fn the_latest_changes_of_a_key_are_told_in_their_order() {
+        let mark = |change_id| Mark { change_id, ..Mark::default() };
+        let told = |changes: &[i64], failing: i64| {
+            let mut keyed = Keyed::<()>::new(3);
+            let [before, key, after] = [b"a", b"b", b"c"].map(|key| keyed.find_or_add(key));
+            for change in changes {
+                for id in [before, key, key, after] {
+                    keyed.note(id, mark(if id == key { *change } else { -1 }));
+                }
+            }
+            keyed.wake(key);
+            let finding = |mark| Finding { mark, states: None, event: None, reason: String::new(), repaired_at: None };
+            let mut found = Violations::new(1, 0);
+            found.begin(0);
+            keyed.check(0, &mut found, |_| Some(finding(mark(failing))), |()| false);
+            found.take_fresh().remove(0).1.recent
+        };
+        assert_eq!(told(&[1], 1), [1]);
+        assert_eq!(told(&[1, 2, 3], 3), [1, 2, 3]);
+        assert_eq!(told(&[1, 2, 3, 4, 5], 5), [3, 4, 5]);
+        assert_eq!(told(&[1, 2, 3, 4, 5], 4), [3, 4]);
+        assert_eq!(told(&[1, 2, 3, 4, 5, 6], 6), [4, 5, 6]);
     }
 
     #[test]
