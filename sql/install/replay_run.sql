@@ -229,7 +229,7 @@ LANGUAGE plpgsql
 -- Texts are read in the settings they were written in.
 SET jit = off SET intervalstyle = postgres SET lc_monetary = 'C' SET array_nulls = on SET xmloption = content
 -- Changes are matched with their transactions by hash, and sorted once, narrow; statistics of a log that grows would say otherwise.
-SET enable_mergejoin = off SET enable_nestloop = off SET work_mem = '64MB'
+SET enable_mergejoin = off SET enable_nestloop = off
 AS $$
 DECLARE
     v_conditions constant text := coalesce(p_conditions, '') || CASE
@@ -238,6 +238,7 @@ DECLARE
     v_has_projections constant boolean := EXISTS (SELECT FROM pg_catalog.unnest(p_request.sources) s WHERE s.projection IS NOT NULL);
     v_guarded boolean := false;
     v_run integer;
+    v_work_mem constant text := pg_catalog.current_setting('work_mem');
 BEGIN
     IF pg_catalog.cardinality(p_request.sources) = 0 THEN
         outcome := '{"events": 0, "transactions": 0, "total": 0, "counts": [], "stopped": false, "violations": [], "pending": [], "unknown": [], "skipped": {}, "rows": [], "fed": []}';
@@ -248,8 +249,13 @@ BEGIN
         BEGIN
             v_run := threadline.run_begin(p_request.plan, p_state);
             PERFORM pg_catalog.set_config('transaction_read_only', 'on', true);
+            -- Who gives a query less would wait for many small runs of a sort.
+            IF pg_catalog.pg_size_bytes(v_work_mem) < pg_catalog.pg_size_bytes('64MB') THEN
+                PERFORM pg_catalog.set_config('work_mem', '64MB', true);
+            END IF;
             EXECUTE threadline.stream_statement(p_request.model, p_request.sources, v_conditions, p_request.events, v_run, v_guarded, p_request.tests,
                                                   p_request.mixed_events, coalesce(p_request.overrides, '{}'));
+            PERFORM pg_catalog.set_config('work_mem', v_work_mem, true);
             EXIT;
         EXCEPTION WHEN OTHERS THEN
             -- A function of a projection may have failed: then each call is looked after.
