@@ -25,7 +25,7 @@ struct Group {
     now: Reading,
     before: Reading,
     /// The arguments, where the least or greatest is asked for.
-    arguments: Option<Box<BTreeMap<Decimal, u32>>>,
+    arguments: BTreeMap<Decimal, u32>,
     /// What the query found.
     fails: bool,
 }
@@ -117,7 +117,7 @@ impl Aggregated {
                 group.now.number = Some(group.now.number.unwrap_or(Decimal::ZERO).plus(argument)?);
             }
             Aggregate::Min | Aggregate::Max => {
-                *group.arguments.get_or_insert_default().entry(argument).or_insert(0) += 1;
+                *group.arguments.entry(argument).or_insert(0) += 1;
                 group.choose(self.function);
             }
         }
@@ -135,11 +135,10 @@ impl Aggregated {
                 group.now.number = Some(group.now.number.unwrap_or(Decimal::ZERO).minus(argument)?);
             }
             Aggregate::Min | Aggregate::Max => {
-                let arguments = group.arguments.get_or_insert_default();
-                if let Some(count) = arguments.get_mut(&argument) {
+                if let Some(count) = group.arguments.get_mut(&argument) {
                     *count -= 1;
                     if *count == 0 {
-                        arguments.remove(&argument);
+                        group.arguments.remove(&argument);
                     }
                 }
                 group.choose(self.function);
@@ -225,10 +224,8 @@ impl Aggregated {
 
 impl Group {
     fn choose(&mut self, function: Aggregate) {
-        let chosen = self.arguments.as_ref().and_then(|arguments| match function {
-            Aggregate::Min => arguments.first_key_value(),
-            _ => arguments.last_key_value(),
-        });
+        let chosen =
+            if function == Aggregate::Min { self.arguments.first_key_value() } else { self.arguments.last_key_value() };
         self.now.number = chosen.map(|(argument, _)| *argument);
     }
 }
