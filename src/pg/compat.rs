@@ -58,7 +58,7 @@ pub unsafe fn begin_index_scan(
 /// # Safety
 /// `statement` is what the parser made of `query`.
 pub unsafe fn analyse(statement: *mut pg_sys::RawStmt, query: &core::ffi::CStr) -> *mut pg_sys::Query {
-    let (none, environment) = (core::ptr::null(), core::ptr::null_mut());
+    let (none, environment) = (core::ptr::null::<pg_sys::Oid>(), core::ptr::null_mut());
     // SAFETY: by the caller's promise; there are no parameters.
     unsafe {
         #[cfg(feature = "pg14")]
