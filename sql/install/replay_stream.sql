@@ -103,9 +103,6 @@ DECLARE
         OR EXISTS (SELECT FROM unnest(p_source.inputs) i WHERE i.scope = 'pair' AND i.expression ~* '\m(null|true|not|coalesce)\M');
     v_versions record;
     v_in_place boolean;
-    -- Where a column's values are, without making an image for them.
-    v_of_old text;
-    v_of_row text;
     v_columns text;
     v_new_columns text;
     v_old_columns text;
@@ -134,19 +131,21 @@ BEGIN
     FROM threadline.version_as_now(p_source.table_id, p_source.relation, '{}', false) v;
     -- Images need not be made that are as they are now and whole.
     v_in_place := v_versions.images IS NULL AND NOT p_source.has_deltas;
-    v_of_old := CASE WHEN v_in_place THEN '(CASE WHEN c.op <= 1 THEN c.old_%1$s WHEN c.op = 5 THEN CASE WHEN c.old_image ? %2$L THEN c.old_%1$s ELSE c.new_%1$s END END)' ELSE 'o.%1$s' END;
-    v_of_row := CASE WHEN NOT v_old THEN 'n.%1$s' WHEN v_in_place THEN '(CASE WHEN c.op <= 1 THEN c.old_%1$s ELSE c.new_%1$s END)' ELSE '(CASE WHEN c.op <= 1 THEN o.%1$s ELSE n.%1$s END)' END;
     -- A column is read out of the new row, out of the old one, and out of the one that is there; the planner drops what no input asks for.
-    SELECT string_agg(format('%2$s AS tl_n%1$s, %3$s AS tl_o%1$s, %4$s AS tl_r%1$s', a.attnum, i.new, CASE WHEN v_old THEN i.old ELSE format('NULL::%s', format_type(a.atttypid, NULL)) END, i.row), ', ' ORDER BY a.attnum),
-           string_agg(format('c.tl_n%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum),
-           string_agg(format('c.tl_o%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum),
-           string_agg(format('c.tl_r%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum)
+    SELECT string_agg(format('%s AS tl_%s%s', CASE WHEN w.place IS NULL THEN format('NULL::%s', format_type(a.atttypid, NULL))
+                                                   ELSE threadline.column_of_image(p_source.relation, a.attname, a.atttypid, a.atttypmod, format(w.place, 'image', a.attname), format(w.place, 'exact', a.attname)) END,
+                             w.of, a.attnum), ', ' ORDER BY a.attnum, w.of),
+           string_agg(format('c.tl_n%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE w.of = 'n'),
+           string_agg(format('c.tl_o%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE w.of = 'o'),
+           string_agg(format('c.tl_r%s AS %I', a.attnum, a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE w.of = 'r')
     INTO v_columns, v_new_columns, v_old_columns, v_cur_columns
     FROM pg_attribute a
-    CROSS JOIN LATERAL (
-        SELECT max(c.read) FILTER (WHERE w.what = 'new') AS new, max(c.read) FILTER (WHERE w.what = 'old') AS old, max(c.read) FILTER (WHERE w.what = 'row') AS row
-        FROM (VALUES ('new', 'n.%1$s'), ('old', v_of_old), ('row', v_of_row)) AS w (what, place)
-        CROSS JOIN LATERAL (SELECT threadline.column_of_image(p_source.relation, a.attname, a.atttypid, a.atttypmod, format(w.place, 'image', a.attname), format(w.place, 'exact', a.attname)) AS read) c) i
+    CROSS JOIN (VALUES
+        ('n', 'n.%1$s'),
+        ('o', CASE WHEN NOT v_old THEN NULL
+                   WHEN v_in_place THEN '(CASE WHEN c.op <= 1 THEN c.old_%1$s WHEN c.op = 5 THEN CASE WHEN c.old_image ? %2$L THEN c.old_%1$s ELSE c.new_%1$s END END)' ELSE 'o.%1$s' END),
+        ('r', CASE WHEN NOT v_old THEN 'n.%1$s'
+                   WHEN v_in_place THEN '(CASE WHEN c.op <= 1 THEN c.old_%1$s ELSE c.new_%1$s END)' ELSE '(CASE WHEN c.op <= 1 THEN o.%1$s ELSE n.%1$s END)' END)) AS w (of, place)
     WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped
       AND (v_whole OR v_expressions ~* ('\m' || regexp_replace(a.attname, '([^\w])', '\\\1', 'g') || '\M') OR a.attname !~ '^\w+$');
     IF v_whole THEN
