@@ -46,6 +46,20 @@ fn accounts(stem: &str) -> (Database, Session) {
     (db, s)
 }
 
+/// A check sorts its changes once: in 64 MB where the caller gives a query less.
+#[test]
+fn a_check_has_the_callers_memory_or_more() {
+    let (_db, mut s) = accounts("rm_memory");
+    for (given, had) in [("1MB", "64MB"), ("64MB", "64MB"), ("100MB", "100MB")] {
+        let check = format!(r#"{{"table": "acct", "check": "new.id > 0 AND current_setting('work_mem') = '{had}'"}}"#);
+        invariant(&mut s, "m", "memory", "row", &check, "event");
+        s.run(&format!("BEGIN; SET LOCAL work_mem = '{given}'"));
+        assert_eq!(verdict(&mut s, "'m'"), "holds", "of {given}");
+        assert_eq!(s.one("SHOW work_mem"), given, "as it was after the check");
+        s.run("COMMIT");
+    }
+}
+
 #[test]
 fn a_model_is_defined_changed_and_dropped() {
     let (_db, mut s) = accounts("rm_define");
