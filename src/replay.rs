@@ -6,6 +6,7 @@ mod aggregate;
 pub mod decimal;
 mod engine;
 pub mod face;
+mod image;
 mod image_sum;
 mod integrity;
 mod judged;

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
-use super::image_sum::{Member, Members};
+use super::image::{Member, Members};
 use crate::capture::image::op;
 
 /// With more suspects than this they are not worth singling out.
